@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from lrexp.engine import finished, reload
 from lrexp.engine import folder as folders
 from lrexp.engine.determinism import settled
 from lrexp.engine.identify import Run, build_method, identify
@@ -98,3 +99,7 @@ def rehearse(run: Run, task: Task, context: Context) -> None:
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = load.classifier_from_config(run.model, run.place, task.num_labels, task.problem_type, context.dtype)
         method.prepare(model, method.bound(model), on_cpu)
+    if run.origin is not None:
+        folder, keeps_base = run.origin.folder, method.keeps_base
+        held, decisions = finished.shapes(folder, keeps_base), finished.decisions(folder, on_cpu.device)
+        reload.refuse_misfits(held, run, task, decisions, context, run.has_new_head)

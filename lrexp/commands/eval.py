@@ -114,20 +114,20 @@ def find(folder: Path, overrides: list[str]) -> Source:
 
 
 def _run(folder: Path, overrides: list[str]) -> Source:
+    from lrexp.engine import finished as folders
     from lrexp.engine import reload
     from lrexp.engine.identify import identify
     from lrexp.engine.precision import DTYPES
 
-    finished = reload.read(folder)
-    spec = changed(finished.spec, overrides)
+    finished = folders.read(folder)
+    spec = changed(replace(finished.spec, init_from=None), overrides)  # where it came from is of no matter now
     then = {k: v for k, v in finished.facts.items() if k != "data_fingerprint" or not _names(overrides, "dataset")}
     run = identify(spec, then)
-    reload.refuse_other_base(finished, run)
-    stored = reload.tensors(folder, run.method.keeps_base)
+    stored = reload.stored(finished, run)
 
     def model(task: Task, context: Context) -> nn.Module:
         as_trained = replace(context, dtype=DTYPES[finished.spec.hardware.precision])
-        return reload.rebuild(run, stored, task.num_labels, task.problem_type, as_trained)
+        return reload.rebuild(run, task, stored, as_trained)
 
     return Source(run, model)
 

@@ -53,21 +53,21 @@ def exported(folder: Path, to: str, out: Path, overrides: list[str]) -> tuple[Ex
                 f"export: {override}: only {' and '.join(MOVED)} can be given, where they lie elsewhere now."
             )
     from lrexp.engine import export, reload
+    from lrexp.engine import finished as folders
     from lrexp.engine.determinism import settled
     from lrexp.engine.identify import identify
     from lrexp.engine.precision import DTYPES
     from lrexp.train import make_context, read_data
 
     export.refuse_occupied(out)
-    finished = reload.read(folder)
-    spec, _ = compose.override(finished.spec, overrides)
+    finished = folders.read(folder)
+    spec, _ = compose.override(replace(finished.spec, init_from=None), overrides)
     run = identify(spec.on("cpu"), finished.facts)
-    reload.refuse_other_base(finished, run)
-    stored = reload.tensors(folder, run.method.keeps_base)
+    stored = reload.stored(finished, run)
     with settled(run):
         task = read_data(run)
         context = replace(make_context(run, task), dtype=DTYPES[finished.spec.hardware.precision])
-        model = reload.rebuild(run, stored, task.num_labels, task.problem_type, context)
+        model = reload.rebuild(run, task, stored, context)
         made = (export.peft if to == "peft" else export.merged)(run, task, model)
     about = export.record(finished, run, task, to, made)
     export.write(out, made, about)

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from lrexp.engine import checkpoint
 from lrexp.engine.evaluate import predict
 from lrexp.engine.files import write_folder
+from lrexp.engine.finished import Finished
 from lrexp.engine.identify import Run
 from lrexp.engine.precision import autocast, place
-from lrexp.engine.reload import Finished
 from lrexp.layers.adapted import adapted_layers, replace
 from lrexp.layers.peft_format import PlainLoRA, peft_config, peft_tensors, plain_lora
 from lrexp.models import load

@@ -17,6 +17,8 @@ from lrexp.spec.errors import InputError
 from lrexp.spec.run_spec import RunSpec
 
 OUTPUTS = Path("outputs")
+WEIGHTS = {True: "adapter.safetensors", False: "model.safetensors"}  # what a run kept, by its method's `keeps_base`
+DECISIONS = "decisions"
 
 
 def locate(output_dir: str | None, name: str, method: str, spec_hash: str) -> Path:

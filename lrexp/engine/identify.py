@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from lrexp.engine import provenance
+from lrexp.engine import finished, provenance
+from lrexp.engine.finished import Finished
 from lrexp.methods import catalog
 from lrexp.methods.base import Method
 from lrexp.models import load
@@ -30,11 +31,18 @@ class Run:
     device: torch.device
     facts: dict[str, Any]  # fingerprints, versions, git, spec_hash: the provenance of spec.yaml
     marks: list[str]
+    origin: Finished | None = None  # the run whose weights this one starts from
 
     @property
     def name(self) -> str:
         """What the run is called in folders and tables."""
         return self.spec.experiment or f"{self.spec.dataset['name']}-{self.spec.model['name']}"
+
+    @property
+    def has_new_head(self) -> bool:
+        """Whether the head of `origin` stays behind: a head belongs to its data."""
+        then = self.origin and self.origin.facts.get("data_fingerprint")
+        return then != self.facts["data_fingerprint"]
 
 
 def identify(spec: RunSpec, then: dict[str, Any] | None = None) -> Run:
@@ -57,11 +65,35 @@ def identify(spec: RunSpec, then: dict[str, Any] | None = None) -> Run:
         "versions": provenance.versions(),
         "git": provenance.git(),
     }
-    facts["spec_hash"] = spec.spec_hash(facts["model_fingerprint"], facts["data_fingerprint"])
+    origin = None
+    if spec.init_from is not None:
+        origin = read_origin(Path(spec.init_from), spec, method, facts["model_fingerprint"])
+        facts["init_fingerprint"] = finished.fingerprint(origin.folder, method.keeps_base)
+        facts["init_spec_hash"] = origin.facts.get("spec_hash")
+    facts["spec_hash"] = spec.spec_hash(
+        facts["model_fingerprint"], facts["data_fingerprint"], facts.get("init_fingerprint")
+    )
     marks = provenance.differences(then, facts) if then else []
     if spec.training.selection == "best_on_test":
         marks.append("selected on test")
-    return Run(spec, method, model, place, device, facts, marks)
+    return Run(spec, method, model, place, device, facts, marks, origin)
+
+
+def read_origin(folder: Path, spec: RunSpec, method: Method, model_fingerprint: str) -> Finished:
+    """The finished run that `init_from` names. Raises InputError for one that this spec cannot go on from."""
+    try:
+        origin = finished.read(folder)
+    except InputError as error:
+        raise InputError(f"init_from={folder}: {str(error).removeprefix(f'{folder}: ')}") from error
+    name, theirs = spec.method["name"], origin.spec.method["name"]
+    other_base = method.keeps_base and origin.facts.get("model_fingerprint") != model_fingerprint
+    if name != theirs or other_base:
+        differs = f"that run's method is {theirs}, this one's {name}" if name != theirs else "its base is another model"
+        raise InputError(
+            f"init_from={folder}: {differs}. To start from its outcome: lrexp export {folder} --to merged --out DIR, "
+            "then model.path=DIR."
+        )
+    return origin
 
 
 def build_method(spec: RunSpec) -> Method:

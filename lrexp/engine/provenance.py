@@ -68,4 +68,7 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
         before = then.get(f"{what}_fingerprint")
         if before is not None and before != now[f"{what}_fingerprint"]:
             marks.append(f"{what} differs")
+    start, now_start = (facts.get("init_fingerprint") for facts in (then, now))
+    if start is not None and now_start not in (None, start):
+        marks.append("the run that it starts from differs")
     return marks

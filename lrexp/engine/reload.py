@@ -1,55 +1,45 @@
-"""A finished run's folder turned back into what it trained. Reads the folder, never writes into it.
+"""A finished run turned back into what it trained, or into what another run starts from.
 
-The base comes from the model's own folder and has to be the one that was trained on; the structure from the method; the
-numbers from adapter.safetensors or model.safetensors, where each tensor has its place and each place its tensor.
+The base comes from the model's own folder and has to be the one that was trained on; the structure from the method and
+the run's decisions; the numbers from what the run kept, where each tensor has its place and each place its tensor.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lrexp.engine import folder as folders
+from lrexp.engine import finished as kept_by
+from lrexp.engine.finished import Finished, Shapes
+from lrexp.engine.folder import WEIGHTS
 from lrexp.engine.identify import Run, build_method
 from lrexp.engine.precision import place
-from lrexp.engine.result import WEIGHTS, kept
+from lrexp.engine.result import kept
 from lrexp.linalg.random import stream
 from lrexp.methods.base import Context, Decisions
 from lrexp.models import load
 from lrexp.models.roles import head_modules
 from lrexp.spec.errors import InputError
-from lrexp.spec.run_spec import RunSpec
-
-Shapes = dict[str, tuple[int, ...]]
+from lrexp.tasks.base import Task
 
 
-@dataclass(frozen=True)
-class Finished:
-    """What the folder of a finished run says."""
+class Stored(NamedTuple):
+    """All that a run kept."""
 
-    folder: Path
-    spec: RunSpec
-    facts: dict[str, Any]  # the provenance in spec.yaml: fingerprints, versions, git, spec_hash
-    result: dict[str, Any]
+    tensors: Mapping[str, Tensor]
+    decisions: Decisions
 
 
-def read(folder: Path) -> Finished:
-    """The run in a folder. Raises InputError where there is none, or one that is not finished."""
-    if not (folder / "spec.yaml").is_file():
-        raise InputError(f"{folder}: no run is there (no spec.yaml). A run's folder is one that lrexp train wrote.")
-    spec, facts = RunSpec.read(folder / "spec.yaml")
-    result = folders.finished(folder)
-    if result is None:
-        raise InputError(f"{folder}: the run there has not finished. Give its lrexp train line again.")
-    return Finished(folder, spec, facts, result)
+def stored(finished: Finished, run: Run) -> Stored:
+    """What the run in a folder kept; `run` is its spec made concrete. Raises InputError for damaged files."""
+    refuse_other_base(finished, run)
+    tensors = kept_by.tensors(finished.folder, run.method.keeps_base)
+    return Stored(tensors, kept_by.decisions(finished.folder, run.device))
 
 
 def refuse_other_base(finished: Finished, run: Run) -> None:
@@ -65,60 +55,60 @@ def refuse_other_base(finished: Finished, run: Run) -> None:
         )
 
 
-def tensors(folder: Path, keeps_base: bool) -> dict[str, Tensor]:
-    """All that a run kept, by name, on the CPU. Raises InputError for a file that is missing or damaged."""
-    file = folder / WEIGHTS[keeps_base]
-    try:
-        return load_file(file)
-    except FileNotFoundError:
-        raise InputError(f"{file}: missing; without it the run cannot be had again.") from None
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{file}: damaged or cut short ({str(error).splitlines()[0][:100]}).") from error
-
-
-def rebuild(
-    run: Run,
-    stored: Mapping[str, Tensor],
-    num_labels: int,
-    problem_type: str | None,
-    context: Context,
-    new_head: bool = False,
-) -> nn.Module:
+def rebuild(run: Run, task: Task, stored: Stored, context: Context) -> nn.Module:
     """The trained model, equal to the bit on the machine and with the threads of the run, in `context.dtype`.
 
-    `stored` is what `tensors` gave, `context.dtype` the precision of the run's weights. With `new_head` the head is
-    drawn from the seed as for a new run and the stored one is left aside. Raises InputError for tensors that are
-    missing, superfluous or of another shape.
+    `context.dtype` is the precision of the run's weights. Raises InputError for tensors that are missing, superfluous
+    or of another shape.
     """
-    method = run.method
-    model = load.classifier(run.model, run.place, num_labels, problem_type, stream(run.spec.seed, "init"))
+    model = load.classifier(run.model, run.place, task.num_labels, task.problem_type, stream(run.spec.seed, "init"))
     model = place(model, context.device, context.dtype)
-    decisions = method.decide(model, context)
-    wanted = _shapes(run, num_labels, problem_type, context, decisions)
-    head = tuple(f"{name}." for name in head_modules(model, context.head))
+    return restored(run, task, model, stored, context)
+
+
+def restored(
+    run: Run, task: Task, model: nn.Module, stored: Stored, context: Context, new_head: bool = False
+) -> nn.Module:
+    """`model`, the base, prepared as `stored` has it and with its numbers.
+
+    With `new_head` the head stays as it is in `model` and the stored one is left aside. Raises InputError.
+    """
+    method, (tensors, decisions) = run.method, stored
+    found = {name: tuple(t.shape) for name, t in tensors.items()}
+    wanted = refuse_misfits(found, run, task, decisions, context, new_head)
     if new_head:
-        stored = {name: tensor for name, tensor in stored.items() if not name.startswith(head)}
-        wanted = {name: shape for name, shape in wanted.items() if not name.startswith(head)}
-    _refuse_misfits(stored, wanted, head, WEIGHTS[method.keeps_base])
-    model = method.reload(model, decisions, context, stored)
+        tensors = {name: tensor for name, tensor in tensors.items() if name in wanted}
+    model = method.reload(model, decisions, context, tensors)
     own = kept(model, method.keeps_base)
     with torch.no_grad():
         for name in wanted:
-            own[name].copy_(stored[name])
+            own[name].copy_(tensors[name])
     return model
 
 
-def _shapes(run: Run, num_labels: int, problem_type: str | None, context: Context, decisions: Decisions) -> Shapes:
-    """What a run of this spec keeps, from a preparation on shapes alone: nothing is decomposed or drawn for it."""
-    on_cpu = replace(context, cache=None, device=torch.device("cpu"))
+def refuse_misfits(
+    found: Shapes, run: Run, task: Task, decisions: Decisions, context: Context, new_head: bool = False
+) -> Shapes:
+    """The shapes that a run of this spec keeps, without the head if that is new. Raises InputError for others.
+
+    They come from a preparation on shapes alone: nothing is decomposed or drawn for it.
+    """
     method = build_method(run.spec)  # another instance: the run's own keeps nothing of a rehearsal
+    on_cpu = replace(context, cache=None, device=torch.device("cpu"))
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model = load.classifier_from_config(run.model, run.place, num_labels, problem_type, context.dtype)
+        model = load.classifier_from_config(run.model, run.place, task.num_labels, task.problem_type, context.dtype)
+        head = tuple(f"{name}." for name in head_modules(model, context.head))
         model = method.prepare(model, decisions, on_cpu)
-        return {name: tuple(tensor.shape) for name, tensor in kept(model, method.keeps_base).items()}
+        wanted = {name: tuple(tensor.shape) for name, tensor in kept(model, method.keeps_base).items()}
+    if new_head:
+        found, wanted = (
+            {name: shape for name, shape in shapes.items() if not name.startswith(head)} for shapes in (found, wanted)
+        )
+    _compare(found, wanted, head, WEIGHTS[method.keeps_base])
+    return wanted
 
 
-def _refuse_misfits(stored: Mapping[str, Tensor], wanted: Shapes, head: tuple[str, ...], file: str) -> None:
+def _compare(stored: Shapes, wanted: Shapes, head: tuple[str, ...], file: str) -> None:
     missing = [name for name in wanted if name not in stored]
     extra = [name for name in stored if name not in wanted]
     for names, what in ((missing, "missing"), (extra, "without a place in this model")):
@@ -126,7 +116,7 @@ def _refuse_misfits(stored: Mapping[str, Tensor], wanted: Shapes, head: tuple[st
             more = f" and {len(names) - 1} more" * (len(names) > 1)
             raise InputError(f"{file}: {what}: {names[0]}{more}; it is not the file of this spec.")
     for name, shape in wanted.items():
-        found = tuple(stored[name].shape)
+        found = stored[name]
         if found == shape:
             continue
         if name.startswith(head) and found[1:] == shape[1:]:

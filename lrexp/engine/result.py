@@ -14,13 +14,12 @@ from torch.optim import Optimizer
 from lrexp.engine import checkpoint
 from lrexp.engine.evaluate import predict
 from lrexp.engine.files import write_aside, write_json
+from lrexp.engine.folder import WEIGHTS
 from lrexp.engine.loop import Loop
 from lrexp.engine.pack import tensors_in
 from lrexp.engine.record import finite
 from lrexp.engine.state import State
 from lrexp.spec.result import FORMAT, validate
-
-WEIGHTS = {True: "adapter.safetensors", False: "model.safetensors"}  # the file of `kept`, by `keeps_base`
 
 
 def evaluate(loop: Loop) -> dict[str, float | None]:

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from lrexp.engine import checkpoint, memory, precision, provenance, result
+from lrexp.engine import checkpoint, memory, precision, provenance, reload, result
 from lrexp.engine import folder as folders
 from lrexp.engine.files import write_text
+from lrexp.engine.finished import keep_decisions
 from lrexp.engine.identify import Run
 from lrexp.engine.loop import Loop
 from lrexp.engine.progress import Progress
@@ -72,6 +73,9 @@ class Session:
         )
         for mark in run.marks:
             progress.say(mark)
+        if run.origin is not None:
+            head = "its head drawn anew, since the data are others" if run.has_new_head else "its head included"
+            progress.say(f"starts from the weights of {run.origin.folder}, {head}")
         saved = checkpoint.read_latest(self.folder / "checkpoints", progress.say)
         self.model = self.prepare(saved)
         self.loop = Loop(
@@ -94,15 +98,24 @@ class Session:
         model = precision.place(model, device, self.context.dtype)
         memory.reset(device)
         begin = time.perf_counter()
-        if saved is None:
-            self.decisions = run.method.decide(model, self.context)
-        else:
-            self.decisions = Decisions(**saved.part("decisions", device))
-        model = run.method.prepare(model, self.decisions, self.context)
+        model = self._prepare(model, saved)
         memory.synchronize(device)
         self.state.prepare_seconds = time.perf_counter() - begin
         self.state.prepare_peak_bytes = memory.peak(device).bytes
         return model
+
+    def _prepare(self, base: nn.Module, saved: checkpoint.Saved | None) -> nn.Module:
+        """As the checkpoint has it, else as the run in `init_from` ended, else from the base alone."""
+        run = self.run
+        if saved is not None:
+            self.decisions = Decisions(**saved.part("decisions", run.device))
+            return run.method.reload(base, self.decisions, self.context, saved.model())
+        if run.origin is not None:
+            stored = reload.stored(run.origin, run)
+            self.decisions = stored.decisions
+            return reload.restored(run, self.task, base, stored, self.context, run.has_new_head)
+        self.decisions = run.method.decide(base, self.context)
+        return run.method.prepare(base, self.decisions, self.context)
 
     def _prepared(self, model: nn.Module) -> Prepared:
         run, method = self.run, self.run.method
@@ -117,6 +130,7 @@ class Session:
         assert self.loop is not None and self.model is not None
         metrics = result.evaluate(self.loop)
         result.write_weights(self.folder, self.model, self.run.method.keeps_base)
+        keep_decisions(self.folder, self.decisions)
         return self._record(None, metrics)
 
     def _where(self) -> str:

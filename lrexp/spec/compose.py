@@ -170,6 +170,8 @@ def _setting(o: Override, chosen: Mapping[str, str]) -> Setting:
     section, _, key = o.key.partition(".")
     if o.key == "seed":
         return ("seed",), _value(o)
+    if o.key == "init_from":
+        return ("init_from",), _text(o)
     if not key or section not in chosen or section not in SECTIONS:
         raise InputError(_unknown_section(o))
     field, inside = _field(o, section, chosen[section], key)
@@ -199,7 +201,7 @@ def _unknown_section(o: Override) -> str:
     section, _, key = o.key.partition(".")
     if section in choices.groups():
         return f"{o}: {section} is a group of settings; write {section}.KEY=VALUE"
-    known = [*choices.groups(), "seed", "output_dir"]
+    known = [*choices.groups(), "seed", "init_from", "output_dir"]
     if key:
         return unknown(o.key, section, known, "group", "Groups")
     every = [(group, field.key) for group in ("method", "hardware", "training") for field in _all_fields(group)]

@@ -7,8 +7,8 @@ the floor that owns one makes its own dataclass of it.
 What decides the numbers goes into `spec_hash`. Left out are: `experiment` (a label), the section tracking,
 training.save_steps and training.logging_steps; method.tuning and model.learning_rate_factor (training.learning_rate
 holds what follows from them); the partners model.dataset and dataset.model (they fill what is not chosen); and path,
-hub and revision of model and dataset, in whose place stand the fingerprints of their content. The output folder is no
-part of a spec.
+hub and revision of model and dataset and `init_from`, in whose place stand the fingerprints of their content. The
+output folder is no part of a spec.
 """
 
 from __future__ import annotations
@@ -117,6 +117,7 @@ class RunSpec:
     hardware: HardwareSpec
     tracking: TrackingSpec
     seed: int
+    init_from: str | None = None  # the folder of a finished run whose weights this one starts from
     experiment: str | None = None
 
     def __post_init__(self) -> None:
@@ -164,7 +165,7 @@ class RunSpec:
     def to_dict(self) -> dict[str, Any]:
         """Plain nested values, in the order in which they are written."""
         found = asdict(self)
-        return {"experiment": found.pop("experiment"), "seed": found.pop("seed"), **found}
+        return {key: found.pop(key) for key in ("experiment", "seed", "init_from")} | found
 
     def to_yaml(self, provenance: Mapping[str, Any] | None = None) -> str:
         """The text of spec.yaml: equal specs and provenances give equal bytes."""
@@ -174,16 +175,18 @@ class RunSpec:
         """The same run with `hardware.device` settled."""
         return replace(self, hardware=replace(self.hardware, device=device))
 
-    def spec_hash(self, model_fingerprint: str, data_fingerprint: str) -> str:
+    def spec_hash(self, model_fingerprint: str, data_fingerprint: str, init_fingerprint: str | None = None) -> str:
         """The first ten hexadecimal digits of a SHA-256 over all that decides the run's numbers, as canonical JSON."""
         assert self.hardware.device != "auto", "the device is settled before a run is hashed"
         assert self.training.learning_rate is not None, "the learning rate is filled before a run is hashed"
         kept = {
             name: _hashed(name, value)
             for name, value in self.to_dict().items()
-            if name not in ("experiment", "tracking")
+            if name not in ("experiment", "init_from", "tracking")
         }
         kept["fingerprints"] = {"model": model_fingerprint, "data": data_fingerprint}
+        if init_fingerprint is not None:
+            kept["fingerprints"]["init"] = init_fingerprint
         text = json.dumps(kept, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
 

@@ -12,24 +12,22 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from lrexp.engine import finished as folders
 from lrexp.engine import reload
+from lrexp.engine.folder import WEIGHTS
 from lrexp.engine.identify import identify
-from lrexp.engine.result import WEIGHTS
 from lrexp.methods import catalog
 from lrexp.methods.adapters.pissa import PiSSA
 from lrexp.spec.errors import InputError
 from lrexp.train import make_context, read_data
 
 
-def again(folder: Path, **more: Any) -> nn.Module:
+def again(folder: Path) -> nn.Module:
     """The model of the run in `folder`."""
-    finished = reload.read(folder)
+    finished = folders.read(folder)
     run = identify(finished.spec, finished.facts)
-    reload.refuse_other_base(finished, run)
     task = read_data(run)
-    context = make_context(run, task)
-    stored = reload.tensors(folder, run.method.keeps_base)
-    return reload.rebuild(run, stored, task.num_labels, task.problem_type, context, **more)
+    return reload.rebuild(run, task, reload.stored(finished, run), make_context(run, task))
 
 
 def adapter(folder: Path, change: Any) -> None:
@@ -67,21 +65,11 @@ def test_the_remainder_follows_from_the_kept_start(
     monkeypatch.setattr(PiSSA, "initialise", noted)
     _, folder = run("method=pissa", *setting)
     monkeypatch.setattr(PiSSA, "triplets", lambda *_: pytest.fail("a new decomposition"))
-    monkeypatch.setattr("lrexp.engine.reload._shapes", lambda *_: {n: tuple(t.shape) for n, t in stored.items()})
-    stored = load_file(folder / WEIGHTS[True])
+    monkeypatch.setattr("lrexp.engine.reload.refuse_misfits", lambda found, *_: found)
     model = again(folder)
     assert len(taken) == 4
     for name, weight in taken.items():
         assert torch.equal(model.get_submodule(name).base.weight, weight)  # type: ignore[union-attr]
-
-
-def test_a_new_head_is_drawn_and_the_rest_is_the_run_s(run: Any) -> None:
-    _, folder = run("method=lora")
-    old, new = again(folder), again(folder, new_head=True)
-    same = {n for n, p in old.named_parameters() if torch.equal(p, new.get_parameter(n))}
-    assert "classifier.weight" not in same
-    assert "bert.encoder.layer.0.attention.self.query.lora_B" in same
-    assert all(p.requires_grad for n, p in new.named_parameters() if n.startswith("classifier"))
 
 
 def name_of(tensors: dict[str, torch.Tensor], end: str) -> str:
@@ -139,7 +127,7 @@ def test_another_base_is_refused_for_an_adapter_and_marked_for_a_whole_model(
         tensors = load_file(other / "model.safetensors")
         tensors["embeddings.word_embeddings.weight"] += 1
         save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
-        finished = reload.read(folder)
+        finished = folders.read(folder)
         found = identify(finished.spec, finished.facts)
         assert "model differs" in found.marks
         if method == "lora":
@@ -152,6 +140,6 @@ def test_another_base_is_refused_for_an_adapter_and_marked_for_a_whole_model(
 def test_a_model_that_has_moved_is_the_same_model(run: Any, tiny_model: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_model, tmp_path / "moved")
     _, folder = run("method=lora")
-    finished = reload.read(folder)
+    finished = folders.read(folder)
     moved = replace(finished.spec, model={**finished.spec.model, "path": str(tmp_path / "moved")})
     reload.refuse_other_base(finished, identify(moved, finished.facts))

@@ -66,7 +66,7 @@ BOMB = "a: &a [x, x]\n" + "".join(f"{n}: &{n} [*{p}, *{p}]\n" for p, n in zip("a
         (b"a: !!python/object/apply:os.system ['echo']\n", "has the tag"),
         (b"a: !!str 1\n", "has the tag"),
         (b"a: 1\n---\nb: 2\n", "second document"),
-        (b"a: " + b"[" * 5000, "nested too deep"),
+        (b"a: " + b"[" * 5000, "nest"),
         (b"a: " + b"1" * (1 << 20), "larger than 1 MiB"),
     ],
 )

@@ -1,0 +1,139 @@
+"""A run that starts from another's weights: the same numbers before its first step, the same bytes after a stop."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from lrexp.engine.identify import identify
+from lrexp.engine.loop import Loop
+from lrexp.methods import catalog
+from lrexp.methods.catalog import families
+from lrexp.spec.compose import compose
+from lrexp.spec.errors import InputError, Interrupted
+from lrexp.spec.run_spec import RunSpec
+from tests.conftest import merged
+from tests.methods.test_laws import weights
+
+METHODS = list(catalog.ENTRIES)
+
+
+@pytest.fixture
+def other_data(tiny_data: Path, tmp_path: Path) -> Path:
+    """The tiny data with one row less."""
+    place = tmp_path / "other_data"
+    shutil.copytree(tiny_data, place)
+    lines = (place / "train.jsonl").read_text().splitlines(keepends=True)
+    (place / "train.jsonl").write_text("".join(lines[:-1]))
+    return place
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_it_is_the_other_run_before_its_first_step(method: str, run: Any) -> None:
+    first, one = run(f"method={method}", to="one")
+    second, two = run(f"method={method}", f"init_from={one}", "seed=9", "training.max_steps=0", to="two")
+    assert second["metrics"] == first["metrics"]
+    assert weights(two) == weights(one)
+    _, three = run(f"method={method}", f"init_from={one}", "seed=9", to="three")
+    assert weights(three) != weights(one)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_on_other_data_its_head_is_new(method: str, run: Any, other_data: Path) -> None:
+    _, one = run(f"method={method}", to="one")
+    words = (f"method={method}", f"dataset.path={other_data}", "training.max_steps=0", "seed=9")
+    _, two = run(*words, f"init_from={one}", to="two")
+    _, fresh = run(*words, to="fresh")
+    theirs, ours, drawn = (load_file(next(folder.glob("*.safetensors"))) for folder in (one, two, fresh))
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        in_head = name.startswith(("classifier.", "bert.pooler."))
+        assert tensor.equal(drawn[name] if in_head else theirs[name]), name
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_stopped_and_resumed_it_ends_with_the_same_bytes(
+    method: str, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, one = run(f"method={method}", to="one")
+    words = (f"method={method}", f"init_from={one}", "seed=9")
+    _, whole = run(*words, to="whole")
+    step = Loop._timed_step
+
+    def stopping(loop: Loop) -> None:
+        step(loop)
+        if loop.state.step == 3 and not loop.state.resumed_from:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Loop, "_timed_step", stopping)
+    with pytest.raises(Interrupted):
+        run(*words, to="stopped")
+    result, stopped = run(*words, to="stopped")
+    assert result["costs"]["resumed_from"] == [3]
+    assert weights(stopped) == weights(whole)
+    assert (stopped / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+
+
+def test_the_hash_is_of_the_weights_not_of_their_place(run: Any, tiny: list[str], tmp_path: Path) -> None:
+    _, one = run("method=lora", to="one")
+    _, other = run("method=lora", "seed=3", to="other")
+    shutil.copytree(one, tmp_path / "moved")
+    places = (one, tmp_path / "moved", other, None)
+    facts = [identify(session_spec(tiny, f"init_from={place or 'null'}")).facts for place in places]
+    hashes = [fact["spec_hash"] for fact in facts]
+    assert hashes[0] == hashes[1] and len(set(hashes)) == 3
+    _, two = run("method=lora", f"init_from={one}", to="two")
+    _, kept = RunSpec.read(two / "spec.yaml")
+    assert kept["init_fingerprint"] == facts[0]["init_fingerprint"]
+    assert kept["init_spec_hash"] == RunSpec.read(one / "spec.yaml")[1]["spec_hash"]
+    then = {**kept, "init_fingerprint": facts[2]["init_fingerprint"]}
+    marks = identify(session_spec(tiny, f"init_from={one}"), then).marks
+    assert marks == ["the run that it starts from differs"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("method=pissa",), "that run's method is lora, this one's pissa. To start from its outcome: lrexp export "),
+        (("method.r=4",), "has the shape (8, 16), not (4, 16)"),
+        (("method.target_modules=[q,k,v]",), "adapter.safetensors: missing: bert.encoder"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_the_run_begins(
+    words: tuple[str, ...], told: str, run: Any, tmp_path: Path
+) -> None:
+    _, one = run("method=lora", to="one")
+    with pytest.raises(InputError) as error:
+        run(f"init_from={one}", *words, to="two")
+    assert told in str(error.value) and len(str(error.value).splitlines()) == 1
+    assert not (tmp_path / "two").exists()
+
+
+def test_what_is_no_finished_run_is_refused(run: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"init_from=.*nowhere: no run is there"):
+        run(f"init_from={tmp_path / 'nowhere'}", to="two")
+    _, one = run("method=lora", to="one")
+    (one / "result.json").unlink()
+    with pytest.raises(InputError, match=r"init_from=.*one: the run there has not finished"):
+        run(f"init_from={one}", to="two")
+
+
+def test_another_base_is_refused(run: Any, tiny_model: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(tiny_model, other)
+    tensors = load_file(other / "model.safetensors")
+    tensors["embeddings.word_embeddings.weight"] += 1
+    save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
+    _, one = run("method=lora", f"model.path={other}", to="one")
+    with pytest.raises(InputError, match="its base is another model"):
+        run("method=lora", f"init_from={one}", to="two")
+
+
+def session_spec(tiny: list[str], *overrides: str) -> RunSpec:
+    return compose(merged(tiny, overrides), families())[0]
