@@ -74,6 +74,8 @@ def identify(spec: RunSpec, then: dict[str, Any] | None = None) -> Run:
         facts["model_fingerprint"], facts["data_fingerprint"], facts.get("init_fingerprint")
     )
     marks = provenance.differences(then, facts) if then else []
+    if origin is not None:
+        marks.append(f"starts from {origin.result['name']}, seed {origin.result['seed']}")
     if spec.training.selection == "best_on_test":
         marks.append("selected on test")
     return Run(spec, method, model, place, device, facts, marks, origin)

@@ -94,7 +94,7 @@ def test_the_hash_is_of_the_weights_not_of_their_place(run: Any, tiny: list[str]
     assert kept["init_spec_hash"] == RunSpec.read(one / "spec.yaml")[1]["spec_hash"]
     then = {**kept, "init_fingerprint": facts[2]["init_fingerprint"]}
     marks = identify(session_spec(tiny, f"init_from={one}"), then).marks
-    assert marks == ["the run that it starts from differs"]
+    assert marks == ["the run that it starts from differs", "starts from local-bert, seed 42"]
 
 
 @pytest.mark.parametrize(

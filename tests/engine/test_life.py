@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from lrexp.engine import reload
+from lrexp.engine.finished import decisions, tensors
 from lrexp.engine.loop import Loop
 from lrexp.engine.session import Session
 from lrexp.methods.base import Method
@@ -67,6 +69,22 @@ def test_methods_to_come_resume_exactly(
     names = ["metrics.jsonl", "predictions.parquet", next((tmp_path / "whole").glob("*.safetensors")).name]
     for name in names:
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes(), name
+
+
+def test_what_was_decided_is_kept_and_not_decided_again(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reload, "build_method", lambda spec: toys.Calibrated(None))
+    lived(tiny, tmp_path / "run", toys.Calibrated(None))
+    run = session(tiny, tmp_path / "again", "method=full").run
+    kept = decisions(tmp_path / "run", torch.device("cpu"))
+    assert kept.values == {"width": 2, "note": 5} and kept.tensors["losses"].shape == (3,)
+    toys.Calibrated.decided = 0
+    of = session(tiny, tmp_path / "again", "method=full")
+    stored = reload.Stored(tensors(tmp_path / "run", True), kept)
+    model = reload.rebuild(replace(run, method=toys.Calibrated(None)), of.task, stored, of.context)
+    assert toys.Calibrated.decided == 0
+    assert model.get_parameter("extra").equal(stored.tensors["extra"])
 
 
 def test_a_metric_that_is_undefined_is_null(tiny: list[str], tmp_path: Path) -> None:

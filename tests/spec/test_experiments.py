@@ -125,14 +125,42 @@ def test_an_experiment_states_its_choices_and_only_known_keys_in_range(name: str
 @pytest.mark.parametrize("name", PAPERS)
 def test_who_starts_from_mnli_says_so(name: str) -> None:
     method, _, dataset = parts(name)
-    what, *_ = choices.choice("experiment", name).header
+    what, *_, run = choices.choice("experiment", name).header
     warm = method == "lora" and dataset in WARM
-    assert ("published from the adapter of MNLI" in what) == warm
+    assert ("published from the adapter of MNLI" in what) == ("init_from=RUN" in run) == warm
+    if warm:
+        mnli = name.replace(dataset, "mnli")
+        assert f"init_from takes the folder of a run of {mnli}" in what
+        keys = ("r", "target_modules")  # what has to agree for the start to fit
+        assert all(
+            composed(f"experiment={n}").method[k] == composed(f"experiment={name}").method[k]
+            for n in (mnli,)
+            for k in keys
+        )
 
 
 def test_the_adapters_of_deberta_have_the_parameters_of_the_table() -> None:
     width, inner, count, r = 768, 3072, 12, 8  # DeBERTa-v3-base
     assert count * r * (4 * (width + width) + 2 * (width + inner)) == 1_327_104  # 1.33 M in the paper
+
+
+def test_the_warm_start_of_mrpc_from_a_run_of_mnli(tmp_path: Path) -> None:
+    from lrexp.train import train
+    from tests import stand_ins
+    from tests.tasks.test_glue import copy
+
+    model = stand_ins.save("roberta", tmp_path / "model")
+    start: list[str] = []
+    for task in ("mnli", "mrpc"):
+        spec = composed(
+            *(f"experiment=lora_roberta_base_{task}", f"model.path={model}", "hardware=cpu", "hardware.threads=1"),
+            *(f"dataset.path={copy(tmp_path / f'data_{task}', task)}", "training.max_steps=1", *start),
+        )
+        result, folder = train(spec, str(tmp_path / task))
+        start = [f"init_from={folder}"]
+    assert (result["status"], result["evaluated_on"]) == ("finished", "validation")
+    log = (folder / "log.txt").read_text()
+    assert f"starts from the weights of {tmp_path / 'mnli'}, its head drawn anew, since the data are others" in log
 
 
 @pytest.mark.parametrize("name", ["lora_roberta_base_mrpc", "pissa_deberta_v3_base_stsb"])
