@@ -22,7 +22,7 @@ from lrexp.engine.precision import DTYPES
 from lrexp.engine.sampler import calibration, total_steps
 from lrexp.engine.session import Session
 from lrexp.methods.base import Batch, Context
-from lrexp.models import load
+from lrexp.models import build, load
 from lrexp.spec.errors import InputError
 from lrexp.spec.places import cache_folder
 from lrexp.spec.run_spec import RunSpec
@@ -97,7 +97,7 @@ def rehearse(run: Run, task: Task, context: Context) -> None:
     on_cpu = replace(context, cache=None, device=torch.device("cpu"))
     method = build_method(run.spec)  # another instance: the run's own keeps nothing of a rehearsal
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model = load.classifier_from_config(run.model, run.place, task.num_labels, task.problem_type, context.dtype)
+        model = build.empty(run.model, run.place, task.outputs, context.dtype)
         method.prepare(model, method.bound(model), on_cpu)
     if run.origin is not None:
         folder, keeps_base = run.origin.folder, method.keeps_base

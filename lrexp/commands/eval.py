@@ -136,7 +136,7 @@ def _exported(folder: Path, overrides: list[str]) -> Source:
     """A merged export, in float32 whatever the run had, unless the overrides say otherwise."""
     from lrexp.engine import export
     from lrexp.engine.identify import identify
-    from lrexp.models import load
+    from lrexp.models import build
 
     about = export.read_record(folder)
     spec = RunSpec.from_dict(about["spec"], f"{folder / export.RECORD}: ")
@@ -146,10 +146,12 @@ def _exported(folder: Path, overrides: list[str]) -> Source:
 
     def model(task: Task, context: Context) -> nn.Module:
         outputs = about["num_labels"]
-        if task.num_labels != outputs:
-            raise InputError(f"the model has {outputs} outputs, this data set needs {task.num_labels} (its labels).")
+        if task.outputs.num_labels != outputs:
+            raise InputError(
+                f"the model has {outputs} outputs, this data set needs {task.outputs.num_labels} (its labels)."
+            )
         whole = replace(run.model, head=())  # no weight may be missing
-        return load.classifier(whole, run.place, task.num_labels, task.problem_type, 0)
+        return build.base(whole, run.place, task.outputs, 0)
 
     return Source(run, model)
 

@@ -69,22 +69,23 @@ def _fetched(specs: Iterable[RunSpec]) -> Iterator[Row]:
         if data not in found:
             yield found.setdefault(data, _data(spec.dataset))
         if pair not in found:
-            yield found.setdefault(pair, _encoded(spec, found[model], found[data]))
+            yield found.setdefault(pair, _encoded(spec, found[data]))
 
 
 def _model(section: dict[str, Any]) -> Row:
     """The model, checked as a run checks it."""
-    from lrexp.models import hub, load
+    from lrexp.models import hub, load, model_spec
 
-    model = load.read(section)
+    model = model_spec.read(section)
     state = "in the package" if model.path is None else "local"
     if model.path is None and model.hub is not None:
         there, state = hub.cached(model.hub, model.revision), "cached"
         if there is None or there.lacks:
             hub.download(model.hub, model.revision, model.name, lambda size: _say(f"model={model.name}", size))
             state = "downloaded"
-    folder = load.folder(model)
-    return _row(f"model={model.name}", state, hub.size(folder), folder)
+    place = load.place(model)
+    folder = place.folder or place.tokenizer
+    return _row(f"model={model.name}", state, hub.size(folder) if folder else None, folder)
 
 
 def _data(section: dict[str, Any]) -> Row:
@@ -110,9 +111,9 @@ def _data(section: dict[str, Any]) -> Row:
     return _row(what, state, size(folder) if folder else None, folder)
 
 
-def _encoded(spec: RunSpec, model: Row, data: Row) -> Row:
+def _encoded(spec: RunSpec, data: Row) -> Row:
     """The rows as tokens, in lrexp's own cache."""
-    from lrexp.models import load
+    from lrexp.models import load, model_spec
     from lrexp.spec.places import cache_folder
     from lrexp.tasks import build
 
@@ -124,7 +125,8 @@ def _encoded(spec: RunSpec, model: Row, data: Row) -> Row:
         return _row(what, "left to the first run")
     before = set(cache.glob("*.encoded"))
     best = spec.training.selection == "best"
-    build.build(spec.dataset, load.tokenizer(Path(model["place"])), spec.seed, cache, hold_out_selection=best)
+    place = load.place(model_spec.read(spec.model))
+    build.build(spec.dataset, load.tokenizer(place), spec.seed, cache, hold_out_selection=best)
     made = set(cache.glob("*.encoded")) - before
     return _row(what, "encoded" if made else "cached", sum(file.stat().st_size for file in made) or None, cache)
 

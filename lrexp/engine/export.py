@@ -27,7 +27,7 @@ from lrexp.engine.identify import Run
 from lrexp.engine.precision import autocast, place
 from lrexp.layers.adapted import adapted_layers, replace
 from lrexp.layers.peft_format import PlainLoRA, peft_config, peft_tensors, plain_lora
-from lrexp.models import load
+from lrexp.models import build, load
 from lrexp.models.roles import head_modules
 from lrexp.spec.errors import InputError
 from lrexp.tasks.base import Split, Task
@@ -75,7 +75,7 @@ def peft(run: Run, task: Task, model: nn.Module) -> Export:
     as_run, adapted = _trained_logits(run, task, model)
     head = head_modules(model, run.model.head)
     tensors = {f"{h}.{n}": t for h in head for n, t in model.get_submodule(h).state_dict().items()}
-    base = load.classifier(run.model, run.place, task.num_labels, task.problem_type, 0)
+    base = build.base(run.model, run.place, task.outputs, 0)
     base = place(base, CPU, next(model.parameters()).dtype)
     _refuse_other_changes(model, base, (*layers, *head))
     kind = "SEQ_CLS" if task.kind in ("classification", "regression") else None
@@ -151,7 +151,7 @@ def record(finished: Finished, run: Run, task: Task, kind: str, export: Export) 
         **{key: finished.result[key] for key in ("spec_hash", "model_fingerprint", "data_fingerprint")},
         "versions": run.facts["versions"],
         "marks": run.marks,
-        "num_labels": task.num_labels,
+        "num_labels": task.outputs.num_labels,
         "labels": getattr(task, "labels", None),
         "largest_logit_difference": export.largest_logit_difference,
         "largest_logit_difference_to_run": export.largest_logit_difference_to_run,

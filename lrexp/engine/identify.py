@@ -12,7 +12,7 @@ from lrexp.engine import finished, provenance
 from lrexp.engine.finished import Finished
 from lrexp.methods import catalog
 from lrexp.methods.base import Method
-from lrexp.models import load
+from lrexp.models import build, load, model_spec
 from lrexp.optim.build import make_optimizer
 from lrexp.spec.convert import from_mapping
 from lrexp.spec.errors import InputError
@@ -26,8 +26,8 @@ class Run:
 
     spec: RunSpec
     method: Method
-    model: load.ModelSpec
-    place: Path  # the model's folder
+    model: model_spec.ModelSpec
+    place: load.Place
     device: torch.device
     facts: dict[str, Any]  # fingerprints, versions, git, spec_hash: the provenance of spec.yaml
     marks: list[str]
@@ -57,10 +57,11 @@ def identify(spec: RunSpec, then: dict[str, Any] | None = None) -> Run:
     device = resolve(spec.hardware.device)
     spec = spec.on("cuda" if device.type == "cuda" else "cpu")
     refuse_combinations(spec, method)
-    model = load.read(spec.model)
-    place = load.folder(model)
+    model = model_spec.read(spec.model)
+    build.refuse_other_kind(model, tasks.output_kind(spec.dataset))
+    place = load.place(model)
     facts: dict[str, Any] = {
-        "model_fingerprint": load.fingerprint(place),
+        "model_fingerprint": load.fingerprint(model, place),
         "data_fingerprint": tasks.fingerprint(spec.dataset),
         "versions": provenance.versions(),
         "git": provenance.git(),

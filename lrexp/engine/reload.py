@@ -22,7 +22,7 @@ from lrexp.engine.precision import place
 from lrexp.engine.result import kept
 from lrexp.linalg.random import stream
 from lrexp.methods.base import Context, Decisions
-from lrexp.models import load
+from lrexp.models import build
 from lrexp.models.roles import head_modules
 from lrexp.spec.errors import InputError
 from lrexp.tasks.base import Task
@@ -61,7 +61,7 @@ def rebuild(run: Run, task: Task, stored: Stored, context: Context) -> nn.Module
     `context.dtype` is the precision of the run's weights. Raises InputError for tensors that are missing, superfluous
     or of another shape.
     """
-    model = load.classifier(run.model, run.place, task.num_labels, task.problem_type, stream(run.spec.seed, "init"))
+    model = build.base(run.model, run.place, task.outputs, stream(run.spec.seed, "init"))
     model = place(model, context.device, context.dtype)
     return restored(run, task, model, stored, context)
 
@@ -96,7 +96,7 @@ def refuse_misfits(
     method = build_method(run.spec)  # another instance: the run's own keeps nothing of a rehearsal
     on_cpu = replace(context, cache=None, device=torch.device("cpu"))
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model = load.classifier_from_config(run.model, run.place, task.num_labels, task.problem_type, context.dtype)
+        model = build.empty(run.model, run.place, task.outputs, context.dtype)
         head = tuple(f"{name}." for name in head_modules(model, context.head))
         model = method.prepare(model, decisions, on_cpu)
         wanted = {name: tuple(tensor.shape) for name, tensor in kept(model, method.keeps_base).items()}

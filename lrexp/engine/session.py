@@ -23,7 +23,7 @@ from lrexp.engine.stop import StopRequest
 from lrexp.engine.tracking import Mirror, open_mirror
 from lrexp.linalg.random import stream
 from lrexp.methods.base import Context, Decisions
-from lrexp.models import load
+from lrexp.models import build
 from lrexp.optim.build import make_optimizer
 from lrexp.spec.errors import InputError, Interrupted, RunError
 from lrexp.tasks.base import Task
@@ -94,7 +94,7 @@ class Session:
         """
         run, device = self.run, self.run.device
         seed = stream(run.spec.seed, "init")
-        model = load.classifier(run.model, run.place, self.task.num_labels, self.task.problem_type, seed)
+        model = build.base(run.model, run.place, self.task.outputs, seed)
         model = precision.place(model, device, self.context.dtype)
         memory.reset(device)
         begin = time.perf_counter()

@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor, nn
 
+from lrexp.models.model_spec import Outputs
+
 Batch = Mapping[str, Tensor]
 Item = Mapping[str, Any]
 
@@ -39,9 +41,8 @@ class Task(ABC):
     selection: str | None
     primary_metric: str
     metric_names: tuple[str, ...]
-    problem_type: str | None  # transformers' word for it, kept in the config of a saved model
     fingerprint: str
-    num_labels: int
+    outputs: Outputs  # what it asks of a model
 
     @abstractmethod
     def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:

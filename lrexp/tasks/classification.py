@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lrexp.models.model_spec import Outputs
 from lrexp.spec.errors import RunError
 from lrexp.tasks.base import Batch, Item, Split, Task
 from lrexp.tasks.labelled import ClassificationData
@@ -30,10 +31,10 @@ class SequenceTask(Task):
         self.data = data
         self.splits = splits
         self.labels = labels
-        self.num_labels = 1 if labels is None else len(labels)
         self.primary_metric = data.primary
         self.metric_names = (*data.metric_names, "loss")
-        self.problem_type = "regression" if labels is None else "single_label_classification"
+        problem = "regression" if labels is None else "single_label_classification"
+        self.outputs = Outputs("classification", 1 if labels is None else len(labels), problem)
         self._pads = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
         self._pads_left = tokenizer.padding_side == "left"
 
@@ -87,7 +88,7 @@ class SequenceTask(Task):
 
     def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
         logits = model(**{name: value for name, value in batch.items() if name not in _NOT_INPUTS}).logits
-        assert logits.shape == (len(batch["labels"]), self.num_labels), f"logits {tuple(logits.shape)}"
+        assert logits.shape == (len(batch["labels"]), self.outputs.num_labels), f"logits {tuple(logits.shape)}"
         return logits if logits.dtype == torch.float64 else logits.float()  # (items, num_labels)
 
     def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -112,7 +113,7 @@ class SequenceClassification(SequenceTask):
         return logits.argmax(-1)
 
     def _metrics(self, labels: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
-        return classification_metrics(self.data.metric_names, labels, predictions, self.num_labels)
+        return classification_metrics(self.data.metric_names, labels, predictions, self.outputs.num_labels)
 
 
 class SequenceRegression(SequenceTask):

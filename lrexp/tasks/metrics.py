@@ -55,6 +55,32 @@ def regression_metrics(names: Sequence[str], labels: np.ndarray, predictions: np
     return found
 
 
+def language_metrics(losses: np.ndarray, tokens: np.ndarray, sizes: np.ndarray) -> Values:
+    """Loss per token, its exponential, and bits per byte, from sums of nats, tokens and bytes of each sequence.
+
+    Weighted by tokens: sums over all sequences divided by sums. The standard errors are those of a ratio of two sums
+    over sequences (Cochran, Sampling Techniques, 1977, section 6.4); that of the perplexity by the delta method.
+    """
+    loss, error = _ratio(losses, tokens)
+    per_byte, byte_error = _ratio(losses / np.log(2), sizes)
+    perplexity = float(np.exp(min(loss, 700.0)))  # a float's largest
+    return {
+        "loss": loss, "loss_standard_error": error,
+        "perplexity": perplexity, "perplexity_standard_error": perplexity * error,
+        "bits_per_byte": per_byte, "bits_per_byte_standard_error": byte_error,
+    }  # fmt: skip
+
+
+def _ratio(values: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:
+    total = float(sizes.sum())
+    if total == 0:
+        return float("nan"), float("nan")
+    ratio = float(values.sum()) / total
+    if len(values) < 2:
+        return ratio, float("nan")
+    return ratio, float(np.std(values - ratio * sizes, ddof=1) * np.sqrt(len(values)) / total)
+
+
 def _correlation(name: str, labels: np.ndarray, predictions: np.ndarray) -> float:
     correlate = pearsonr if name == "pearson" else spearmanr
     with warnings.catch_warnings():  # SciPy warns of nearly constant values

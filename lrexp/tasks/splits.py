@@ -7,11 +7,22 @@ depends on the number of rows and the run's seed alone. Raw PCG64 output is used
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from lrexp.spec.errors import InputError
-from lrexp.tasks.labelled import ClassificationData
+
+
+class Limits(Protocol):
+    """What a dataset section says of how many items are used."""
+
+    @property
+    def max_train_samples(self) -> int | None: ...  # noqa: D102
+    @property
+    def max_eval_samples(self) -> int | None: ...  # noqa: D102
+    @property
+    def validation_fraction(self) -> float: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -39,13 +50,13 @@ def shuffled(rows: int, stream: str) -> np.ndarray:
     return np.argsort(np.random.PCG64(seed).random_raw(rows), kind="stable")
 
 
-def held_out_size(rows: int, data: ClassificationData) -> int:
+def held_out_size(rows: int, data: Limits) -> int:
     """How many rows each held-out split takes from a train split of so many rows: a share of what is trained on."""
     size = max(1, round(data.validation_fraction * min(rows, data.max_train_samples or rows)))
     return min(size, data.max_eval_samples or size)
 
 
-def pool(split: str, rows: int, data: ClassificationData, held_out: int) -> np.ndarray:
+def pool(split: str, rows: int, data: Limits, held_out: int) -> np.ndarray:
     """The rows of a split that any run of this dataset section uses, whatever its seed: ascending row numbers.
 
     `held_out` is the number of splits that train must give.

@@ -53,7 +53,7 @@ def signalled(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, at: int, n
 MOMENTS = {
     "composition is over": ("lrexp.train", "identify", 1, False),
     "reading": ("lrexp.train", "read_data", 1, False),
-    "preparation": ("lrexp.models.load", "classifier", 1, True),
+    "preparation": ("lrexp.models.build", "base", 1, True),
     "a step": ("lrexp.engine.loop", "clip", 3, True),
     "an evaluation": ("lrexp.engine.selection", "predict", 2, True),
     "writing a checkpoint": ("lrexp.engine.checkpoint", "_sha256", 3, True),

@@ -21,7 +21,7 @@ from lrexp.engine import checkpoint
 from lrexp.engine.loop import Loop
 from lrexp.engine.session import Session
 from lrexp.methods import catalog
-from lrexp.models import load
+from lrexp.models import build
 from lrexp.spec import choices
 from lrexp.spec.convert import from_mapping
 from lrexp.spec.errors import Interrupted
@@ -122,8 +122,8 @@ def test_accumulation_does_not_change_the_weights_in_float64(method: str, run: A
 
 def test_first_output_is_that_of_the_base(method: str, tiny: list[str], tmp_path: Path) -> None:
     of = session(tiny, tmp_path, f"method={method}")
-    base = load.classifier(of.run.model, of.run.place, of.task.num_labels, of.task.problem_type, 7)
-    adapted = load.classifier(of.run.model, of.run.place, of.task.num_labels, of.task.problem_type, 7)
+    base = build.base(of.run.model, of.run.place, of.task.outputs, 7)
+    adapted = build.base(of.run.model, of.run.place, of.task.outputs, 7)
     adapted = of.run.method.prepare(adapted, of.run.method.decide(adapted, of.context), of.context)
     same = torch.allclose(logits(adapted, batch(of)), logits(base, batch(of)), atol=1e-5)
     assert same == of.run.method.supports.starts_at_base
@@ -151,7 +151,7 @@ def test_merged_equals_adapted(method: str, tiny: list[str], tmp_path: Path) -> 
     adapted = logits(of.model, inputs)
     plain = of.run.method.finalize(of.model)
     torch.testing.assert_close(logits(plain, inputs), adapted, rtol=1e-5, atol=1e-5)
-    fresh = load.classifier(of.run.model, of.run.place, of.task.num_labels, of.task.problem_type, 0)
+    fresh = build.base(of.run.model, of.run.place, of.task.outputs, 0)
     assert {n: type(m) for n, m in plain.named_modules()} == {n: type(m) for n, m in fresh.named_modules()}
 
 
@@ -170,9 +170,7 @@ def test_prepare_works_on_shapes_alone(method: str, tiny: list[str], tmp_path: P
     of = session(tiny, tmp_path, f"method={method}")
     real = {name: (tuple(p.shape), p.requires_grad) for name, p in of.prepare().named_parameters()}
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model = load.classifier_from_config(
-            of.run.model, of.run.place, of.task.num_labels, of.task.problem_type, torch.float32
-        )
+        model = build.empty(of.run.model, of.run.place, of.task.outputs, torch.float32)
         fake = of.run.method.prepare(model, of.run.method.bound(model), replace(of.context, cache=None))
     assert {name: (tuple(p.shape), p.requires_grad) for name, p in fake.named_parameters()} == real
 

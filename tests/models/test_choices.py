@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from torch import nn
 
 from lrexp.methods.adapters.lora import LoRA, LoRAHyperparameters
 from lrexp.methods.base import Context, Decisions
-from lrexp.models import load
+from lrexp.models import build, load
+from lrexp.models.model_spec import ModelSpec, Outputs, read
 from lrexp.models.roles import head_modules, select
 from lrexp.spec import choices
 from lrexp.spec.errors import InputError
@@ -41,12 +43,13 @@ DEBERTA = {
     "k": "attention.self.key_proj",
     "v": "attention.self.value_proj",
 }
+LABELS = Outputs("classification", 3)
 GROUPS = {"attention": ["q", "k", "v", "o"], "mlp": ["up", "down"], "all-linear": list(BERT)}
 
 
-def spec(name: str) -> load.ModelSpec:
+def spec(name: str) -> ModelSpec:
     choice = choices.choice("model", name)
-    return load.read({"name": name} | {field.key: field.default for field in choice.fields})
+    return read({"name": name} | {field.key: field.default for field in choice.fields})
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +58,9 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(params=NAMES)
-def model(request: pytest.FixtureRequest, places: dict[str, Path]) -> tuple[load.ModelSpec, nn.Module]:
+def model(request: pytest.FixtureRequest, places: dict[str, Path]) -> tuple[ModelSpec, nn.Module]:
     found = spec(request.param)
-    return found, load.classifier(found, places[request.param], 3, None, seed=1)
+    return found, build.base(found, load.place(replace(found, path=str(places[request.param]))), LABELS, seed=1)
 
 
 def layers(name: str, roles: list[str]) -> list[str]:
@@ -67,7 +70,7 @@ def layers(name: str, roles: list[str]) -> list[str]:
     return sorted(f"{prefix}.encoder.layer.{i}.{inside[role]}" for i in range(2) for role in roles)
 
 
-def test_the_head_is_all_that_pretraining_did_not_make(model: tuple[load.ModelSpec, nn.Module]) -> None:
+def test_the_head_is_all_that_pretraining_did_not_make(model: tuple[ModelSpec, nn.Module]) -> None:
     found, classifier = model
     assert head_modules(classifier, found.head) == HEADS[found.name]
     for pattern in found.head:
@@ -78,26 +81,26 @@ def test_the_head_is_all_that_pretraining_did_not_make(model: tuple[load.ModelSp
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_checkpoint_that_lacks_more_than_the_head_is_refused(name: str, places: dict[str, Path]) -> None:
-    headless = load.ModelSpec(name=name, kind="encoder", head=())
+    headless = ModelSpec(name=name, kind="encoder", head=(), path=str(places[name]))
     with pytest.raises(InputError, match="weights of the model are not in its files"):
-        load.classifier(headless, places[name], 3, None, seed=1)
+        build.base(headless, load.place(headless), LABELS, seed=1)
 
 
 @pytest.mark.parametrize("target", [*BERT, *GROUPS])
-def test_roles_name_the_layers(model: tuple[load.ModelSpec, nn.Module], target: str) -> None:
+def test_roles_name_the_layers(model: tuple[ModelSpec, nn.Module], target: str) -> None:
     found, classifier = model
     expected = layers(found.name, GROUPS.get(target, [target]))
     assert sorted(select(classifier, target, found.head)) == expected
 
 
-def test_no_encoder_has_a_gate(model: tuple[load.ModelSpec, nn.Module]) -> None:
+def test_no_encoder_has_a_gate(model: tuple[ModelSpec, nn.Module]) -> None:
     found, classifier = model
     with pytest.raises(InputError, match="'gate' matches no layer"):
         select(classifier, "gate", found.head)
 
 
 def test_every_adapter_is_reached_and_only_it_and_the_head_are_trained(
-    model: tuple[load.ModelSpec, nn.Module],
+    model: tuple[ModelSpec, nn.Module],
 ) -> None:
     found, classifier = model
     ids = torch.tensor([[2, 5, 6, 7, 3, 0], [2, 8, 9, 4, 10, 3]])
@@ -124,7 +127,7 @@ def test_where_a_model_comes_from(name: str) -> None:
     found = spec(name)
     assert found.path is None and found.kind == "encoder"
     if name == "embedded":
-        assert found.hub is None and load.folder(found) == load.EMBEDDED
+        assert found.hub is None and load.place(found).folder == load.EMBEDDED
     else:
         assert re.fullmatch(r"[\w-]+/[\w.-]+", found.hub or "")
 

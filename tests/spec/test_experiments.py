@@ -109,7 +109,7 @@ def test_the_values_are_those_of_the_paper_or_script(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_an_experiment_states_its_choices_and_only_known_keys_in_range(name: str) -> None:
     from lrexp.engine.identify import build_method
-    from lrexp.models import load
+    from lrexp.models import model_spec
     from lrexp.optim.build import make_optimizer
     from lrexp.tasks import build
 
@@ -119,7 +119,7 @@ def test_an_experiment_states_its_choices_and_only_known_keys_in_range(name: str
     build_method(spec)
     make_optimizer(spec.optimizer, 1.0)
     build.check(spec.dataset)
-    load.read(spec.model)
+    model_spec.read(spec.model)
 
 
 @pytest.mark.parametrize("name", PAPERS)

@@ -92,7 +92,7 @@ def test_cross_entropy_is_summed_in_float32_or_better(classes: Task, dtype: torc
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_squared_error_is_summed(targets: Task, dtype: torch.dtype) -> None:
     batch = batch_of(targets)
-    assert batch["labels"].dtype == torch.float64 and targets.num_labels == 1
+    assert batch["labels"].dtype == torch.float64 and targets.outputs.num_labels == 1
     loss = targets.loss(Lengths(1, dtype), batch)
     logits = Lengths(1, dtype)(**inputs(batch)).logits.double()[:, 0]
     assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)

@@ -38,7 +38,7 @@ def test_every_task_from_a_local_copy_reports_validation(tmp_path: Path, tokeniz
     task = build.build(section(copy(tmp_path, name), name=name), tokenizer, seed=1)
     assert {split: len(part) for split, part in task.splits.items()} == {"train": 12, "validation": 6}
     assert (task.reported, task.selection) == ("validation", None)
-    assert task.num_labels == {"stsb": 1, "mnli": 3}.get(name, 2)
+    assert task.outputs.num_labels == {"stsb": 1, "mnli": 3}.get(name, 2)
     assert task.kind == ("regression" if name == "stsb" else "classification")
     assert task.primary_metric == {"cola": "matthews", "stsb": "pearson"}.get(name, "accuracy")
 

@@ -15,7 +15,9 @@ _SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})")
 Names = Mapping[str, tuple[str, ...]]
 
 
-def split_files(path: str, names: Names = SPLIT_NAMES) -> dict[str, tuple[Path, ...]]:
+def split_files(
+    path: str, names: Names = SPLIT_NAMES, suffixes: tuple[str, ...] = SUFFIXES
+) -> dict[str, tuple[Path, ...]]:
     """The files of each split: of a folder those named as in `names` (or shards of such), a single file is train.
 
     Raises:
@@ -25,24 +27,24 @@ def split_files(path: str, names: Names = SPLIT_NAMES) -> dict[str, tuple[Path, 
     shown = path if path.isprintable() and len(path) <= _SHOWN else f"{path[:_SHOWN]!r}"
     try:
         if place.is_dir():
-            return _of_folder(place, names)
+            return _of_folder(place, names, suffixes)
         if not place.exists():
             raise InputError(f"dataset.path: {shown} does not exist")
     except OSError as error:
         raise InputError(f"dataset.path: {shown} cannot be read ({reason(error)})") from None
-    if place.suffix.lower() not in SUFFIXES or not place.is_file():
-        raise InputError(f"dataset.path: {shown} is no folder and no {', '.join(SUFFIXES)} file")
+    if place.suffix.lower() not in suffixes or not place.is_file():
+        raise InputError(f"dataset.path: {shown} is no folder and no {', '.join(suffixes)} file")
     return {"train": (place,)}
 
 
-def _of_folder(folder: Path, names: Names) -> dict[str, tuple[Path, ...]]:
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.is_dir())
+def _of_folder(folder: Path, names: Names, suffixes: tuple[str, ...]) -> dict[str, tuple[Path, ...]]:
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in suffixes and not file.is_dir())
     found = {split: _of_split(files, split, accepted) for split, accepted in names.items()}
     found = {split: chosen for split, chosen in found.items() if chosen}
     accepted = ", ".join(name for group in names.values() for name in group)
     if not found:
         raise InputError(
-            f"dataset.path: {folder} holds no split: files named {accepted} with {', '.join(SUFFIXES)} are read"
+            f"dataset.path: {folder} holds no split: files named {accepted} with {', '.join(suffixes)} are read"
         )
     if "train" not in found:
         there = ", ".join(file.name for chosen in found.values() for file in chosen)
@@ -80,6 +82,15 @@ def read_bytes(path: Path) -> bytes:
     if not content.strip():
         raise InputError(f"{path} is empty")
     return content
+
+
+def decoded(content: bytes, where: str) -> str:
+    """The text of a file. Raises InputError where it is not UTF-8."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{where}: line {line} is not UTF-8 text") from None
 
 
 def content_hash(files: Mapping[str, tuple[Path, ...]]) -> str:

@@ -1,0 +1,94 @@
+"""Causal language modelling from the dataset section of a run: documents read, encoded, packed and split."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from lrexp.spec.convert import from_mapping
+from lrexp.spec.errors import InputError
+from lrexp.tasks.language import LanguageData
+from lrexp.tasks.sources import stdlib_text, text
+
+if TYPE_CHECKING:
+    from lrexp.tasks.base import Task
+    from lrexp.tasks.encode import Encodings
+
+_SOURCES: dict[str, ModuleType] = {"text": text, "stdlib": stdlib_text}
+_NOT_ENCODED = ("model", "path", "primary_metric", "max_train_samples", "max_eval_samples", "validation_fraction")
+
+
+def check(dataset: Mapping[str, Any]) -> LanguageData:
+    """The section's types and ranges; reads nothing. Raises InputError."""
+    return from_mapping(LanguageData, dataset, "dataset")
+
+
+def fingerprint(dataset: Mapping[str, Any]) -> str:
+    """Hash of the data's content, wherever it lies. Raises InputError where they cannot be found or read."""
+    data = check(dataset)
+    return _SOURCES[data.source].fingerprint(data)
+
+
+def build(
+    dataset: Mapping[str, Any], tokenizer: Any, seed: int, cache: Path | None = None, hold_out_selection: bool = False
+) -> Task:
+    """The task of a dataset section for one tokenizer; see `lrexp.tasks.build.build`."""
+    from lrexp.tasks import splits
+    from lrexp.tasks.base import Split
+    from lrexp.tasks.causal_lm import CausalLM
+
+    data = check(dataset)
+    _check_tokenizer(tokenizer, data)
+    content = fingerprint(dataset)
+    encodings = _encodings(data, tokenizer, content, cache)
+    roles = splits.roles(list(encodings.splits), hold_out_selection)
+    held_out = len(roles.held_out)
+    parts = {name: part.take(splits.pool(name, len(part), data, held_out)) for name, part in encodings.splits.items()}
+    if roles.held_out:
+        pooled = parts.pop("train")
+        size = splits.held_out_size(len(encodings.splits["train"]), data)
+        held = splits.hold_out(len(pooled), size, roles.held_out, seed)
+        parts |= {name: pooled.take(positions) for name, positions in held.items()}
+    task = CausalLM(data, {name: Split(part, part.lengths) for name, part in parts.items()}, tokenizer)
+    task.reported, task.selection, task.fingerprint = roles.reported, roles.selection, content
+    return task
+
+
+def _check_tokenizer(tokenizer: Any, data: LanguageData) -> None:
+    if tokenizer is None:
+        raise InputError(f"dataset={data.name} is text, and the model reads none (it has no tokenizer)")
+    if tokenizer.eos_token_id is None:
+        raise InputError("the model's tokenizer has no end-of-text token (eos_token), which ends a document")
+    if data.max_length > tokenizer.model_max_length:
+        raise InputError(
+            f"dataset.max_length is {data.max_length}, but the model takes at most {tokenizer.model_max_length} tokens"
+        )
+
+
+def _encodings(data: LanguageData, tokenizer: Any, content: str, cache: Path | None) -> Encodings:
+    from lrexp.tasks import encode, language_encode
+
+    place = None if cache is None else cache / f"{_key(data, tokenizer, content)}.encoded"
+    kept = encode.load(place) if place else None
+    if kept is not None:
+        return kept
+    documents = _SOURCES[data.source].read(data)
+    parts = {name: language_encode.encode(texts, tokenizer, data, name) for name, texts in documents.items()}
+    made = encode.Encodings(parts, {name: len(part) for name, part in parts.items()}, None)
+    if place:
+        encode.save(made, place)
+    return made
+
+
+def _key(data: LanguageData, tokenizer: Any, content: str) -> str:
+    """Hash of all that decides the encoded sequences: limits and seeds do not."""
+    from lrexp.tasks import encode
+
+    about = {key: value for key, value in asdict(data).items() if key not in _NOT_ENCODED}
+    parts = [encode.FORMAT, "language", content, encode.tokenizer_hash(tokenizer), about]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
