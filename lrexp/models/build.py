@@ -87,7 +87,7 @@ def _config(spec: ModelSpec, place: Place, outputs: Outputs) -> Any:
     quiet()
     try:
         if place.folder is None:
-            config = AutoConfig.for_model(spec.architecture, **spec.config)
+            config = AutoConfig.for_model(spec.architecture or "", **spec.config)
         else:
             config = AutoConfig.from_pretrained(place.folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:

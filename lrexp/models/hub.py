@@ -17,6 +17,7 @@ from lrexp.spec.errors import InputError
 
 PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model")  # what is downloaded of a model
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")  # one of them makes a tokenizer
+TOKENIZER_PATTERNS = ("tokenizer*.json", "vocab.*", "merges.txt", "special_tokens_map.json", "*.model", "config.json")
 PROBE_SECONDS = 8.0  # how long the hub may take for its first answer
 
 
@@ -72,6 +73,37 @@ def download(hub: str, revision: str | None, name: str, tell: Callable[[int], No
     if found is None or found.lacks:
         raise _not_there(hub, name, f"the download lacks {', '.join(found.lacks) if found else 'everything'}")
     return found
+
+
+def tokenizer_folder(hub: str, name: str) -> Path:
+    """The folder with the tokenizer of a model on the hub, downloaded if it is not in the cache; no weights are.
+
+    Raises:
+        InputError: neither a cached copy nor a hub that answers; `name` is the choice that messages name.
+    """
+    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    found = None
+    try:
+        found = snapshot_download(hub, allow_patterns=list(TOKENIZER_PATTERNS), local_files_only=True)
+    except LocalEntryNotFoundError as error:
+        found = getattr(error, "snapshot_path", None)
+    if found is not None and has_tokenizer(Path(found)):
+        return Path(found)
+    if constants.HF_HUB_OFFLINE:
+        raise _not_there(hub, name, "HF_HUB_OFFLINE is set")
+    with quiet():
+        try:
+            ask(lambda: HfApi().model_info(hub, timeout=PROBE_SECONDS), PROBE_SECONDS)
+            return Path(snapshot_download(hub, allow_patterns=list(TOKENIZER_PATTERNS)))
+        except Exception as error:  # transport, hub and disk errors have no common type; all mean that it is not there
+            raise _not_there(hub, name, why(error)) from None
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a file that makes a tokenizer is there."""
+    return any(file.is_file() for pattern in TOKENIZERS for file in folder.glob(pattern))
 
 
 def _coming(hub: str, revision: str | None, name: str) -> int:
@@ -132,7 +164,7 @@ def lacks(folder: Path) -> tuple[str, ...]:
     found += [file.name for file in weights if file.name not in found and _damaged(file)]
     if not weights and not shards:
         found.append("*.safetensors")
-    if not any(file.is_file() for pattern in TOKENIZERS for file in folder.glob(pattern)):
+    if not has_tokenizer(folder):
         found.append("tokenizer.json")
     return tuple(found)
 
