@@ -25,12 +25,12 @@ class ModelSpec:
     """The model section of a run: where the weights come from and which modules every method trains beside its own."""
 
     name: str
-    kind: str
+    kind: str = "encoder"
     path: str | None = None
     hub: str | None = None
     revision: str | None = None
     dataset: str | None = None
-    head: tuple[str, ...] = ()
+    head: tuple[str, ...] = ("pooler", "classifier")
     learning_rate_factor: float = 1.0
     dropout: float | None = None
 
