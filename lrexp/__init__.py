@@ -18,12 +18,17 @@ __version__ = "0.1.0"
 __all__ = ["LrexpError", "compose", "run"]
 
 
-def compose(overrides: Iterable[str] = ()) -> RunSpec:
-    """The resolved spec of `lrexp train OVERRIDES`. Raises LrexpError for whatever is wrong with them."""
+def compose(overrides: Iterable[str] = (), config_dirs: Iterable[str | Path] = ()) -> RunSpec:
+    """The resolved spec of `lrexp train OVERRIDES`, with own choices out of `config_dirs`.
+
+    Raises LrexpError for whatever is wrong with them.
+    """
     from lrexp.methods.catalog import families
+    from lrexp.spec import choices
     from lrexp.spec import compose as words
 
-    spec, output_dir = words.compose(overrides, families())
+    with choices.beside(config_dirs):
+        spec, output_dir = words.compose(overrides, families())
     if output_dir is not None:
         raise LrexpError(f"output_dir={output_dir} is no part of a spec; give it to run()")
     return spec

@@ -28,6 +28,7 @@ COMMANDS = {
     "fetch": "download what a run needs into the local caches",
     "doctor": "what is here: versions, devices, memory, cached models and data, wandb",
 }
+CONFIG_DIR = "--config-dir"
 HELP = """\
 lrexp runs low-rank training experiments.
 
@@ -39,6 +40,7 @@ Commands:
 {commands}
 
 Each has its own help: lrexp train --help. Also: --version, --help.
+--config-dir DIR, with any command: own choices, DIR/method/x.yaml for method=x, beside lrexp's (docs/configs.md).
 Exit codes: 0 done; 1 the run failed or a replay missed; 2 the input is wrong; 130 interrupted (the same line goes on).
 LREXP_DEBUG=1 shows tracebacks and the libraries' warnings.
 """
@@ -62,6 +64,7 @@ def entry() -> NoReturn:
 
 def _dispatch(arguments: list[str]) -> int:
     _survive_odd_terminals()
+    arguments, folders = config_dirs(arguments)
     word, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if word == "help":
         word, rest = (rest[0], ["--help"]) if rest else ("--help", [])
@@ -77,7 +80,26 @@ def _dispatch(arguments: list[str]) -> int:
     if {"--help", "-h"} & set(rest):
         print((command.__doc__ or "").strip())
         return 0
-    return command.main(rest)
+    from lrexp.spec.choices import beside
+
+    with beside(folders):
+        return command.main(rest)
+
+
+def config_dirs(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The arguments without `--config-dir DIR`, which every command takes, and the folders. Raises InputError."""
+    rest, folders = [], []
+    words = iter(arguments)
+    for word in words:
+        option, equals, folder = word.partition("=")
+        if option != CONFIG_DIR:
+            rest.append(word)
+            continue
+        folder = folder if equals else next(words, "")
+        if not folder or (folder.startswith("-") and not equals):
+            raise InputError(f"{CONFIG_DIR}: a folder is missing after it; write {CONFIG_DIR} DIR")
+        folders.append(folder)
+    return rest, folders
 
 
 def _survive_odd_terminals() -> None:

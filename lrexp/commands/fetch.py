@@ -9,6 +9,7 @@ only. Data are read through and, up to 200 MB of them, encoded for the model int
 
 Options:
     --format rich|md|csv|json         how the table is printed (default rich)
+    --config-dir DIR                  own choices beside lrexp's (docs/configs.md); as often as needed
     --help                            this text
 
 HF_HOME (or HF_HUB_CACHE, HF_DATASETS_CACHE) and LREXP_CACHE say where the caches are: set them alike on both machines.

@@ -6,6 +6,7 @@
 
 Options:
     --format rich|md|csv|json         how the table is printed (default rich)
+    --config-dir DIR                  own choices beside lrexp's (docs/configs.md); as often as needed
     --help                            this text
 
 What one choice holds: lrexp show method=lora.
@@ -14,7 +15,7 @@ What one choice holds: lrexp show method=lora.
 from __future__ import annotations
 
 from lrexp.commands.options import Parser
-from lrexp.methods.catalog import ENTRIES
+from lrexp.methods.catalog import entries
 from lrexp.report.render import render
 from lrexp.spec import choices
 from lrexp.spec.convert import clip, unknown
@@ -62,16 +63,23 @@ def _overview() -> list[Row]:
 
 
 def _methods() -> list[Row]:
-    names = choices.names("method")
-    return [
+    """The catalogue, then ready-made settings of its methods."""
+    found = entries()
+    rows: list[Row] = [
         {"name": e.name, "family": e.family, "paper": e.paper, "line": e.line}
-        for e in ENTRIES.values()
-        if e.name in names
+        for e in found.values()
+        if e.name in choices.names("method")
     ]
+    for choice in choices.choices("method"):
+        if choice.name not in found:
+            of = found[choice.section_name]
+            line = choice.summary or f"a setting of {of.name}"
+            rows.append({"name": choice.name, "family": of.family, "paper": of.paper, "line": line})
+    return rows
 
 
 def _row(choice: choices.Choice, partner: str | None) -> Row:
     row: Row = {"name": choice.name, "line": choice.summary}
     if partner:
-        row[f"default {partner}"] = choice.default(partner)
+        row[f"default {partner}"] = choice.default(partner) if choice.field(partner) else None
     return row

@@ -6,6 +6,7 @@
 
 Options:
     --format rich|md|csv|json         how the table is printed (default rich)
+    --config-dir DIR                  own choices beside lrexp's (docs/configs.md); as often as needed
     --help                            this text
 
 A key is set on the command line of a run: lrexp train method=pissa method.r=4.
@@ -29,7 +30,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     choice = find(options.choice)
     rows = [_row(field, options.format) for field in choice.fields]
-    title = "\n".join([f"{choice.group}={choice.name}", *choice.header])
+    title = "\n".join([_title(choice), *choice.header])
     columns = [c for c in COLUMNS if c != "range" or options.format != "rich"]  # a terminal is narrow
     render(columns, rows, options.format, title)
     return 0
@@ -57,6 +58,11 @@ def find(word: str) -> choices.Choice:
     meant = closest(word, by_name)
     hint = f"did you mean {by_name[meant]}?" if meant else "see lrexp list"
     raise InputError(f"{clip(word)}: no choice of that name, {hint}")
+
+
+def _title(choice: choices.Choice) -> str:
+    setting = choice.section_name != choice.name
+    return f"{choice.group}={choice.name}" + f", a setting of {choice.group}={choice.section_name}" * setting
 
 
 def _row(field: choices.Field, format: str) -> dict[str, object]:

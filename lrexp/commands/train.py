@@ -24,6 +24,7 @@ Options:
     --fail-fast       end a sweep at its first failure; running runs write checkpoints
     --retry           try failed runs of a sweep again
     --format NAME     rich (default), md, csv or json: how the table at the end is written
+    --config-dir DIR  own choices beside lrexp's: DIR/method/x.yaml is method=x (docs/configs.md); as often as needed
     --help            this text
 
 What can be chosen: lrexp list. What a choice holds: lrexp show method=lora.

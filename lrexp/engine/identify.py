@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lrexp.methods import catalog
 from lrexp.methods.base import Method
 from lrexp.models import build, load, model_spec
 from lrexp.optim.build import make_optimizer
+from lrexp.spec import choices
 from lrexp.spec.convert import from_mapping
 from lrexp.spec.errors import InputError
 from lrexp.spec.run_spec import RunSpec
@@ -53,7 +55,7 @@ def identify(spec: RunSpec, then: dict[str, Any] | None = None) -> Run:
     """
     method = build_method(spec)
     make_optimizer(spec.optimizer, 1.0)
-    tasks.check(spec.dataset)
+    spec = whole(spec)
     device = resolve(spec.hardware.device)
     spec = spec.on("cuda" if device.type == "cuda" else "cpu")
     refuse_combinations(spec, method)
@@ -63,7 +65,7 @@ def identify(spec: RunSpec, then: dict[str, Any] | None = None) -> Run:
     facts: dict[str, Any] = {
         "model_fingerprint": load.fingerprint(model, place),
         "data_fingerprint": tasks.fingerprint(spec.dataset),
-        "versions": provenance.versions(),
+        "versions": provenance.versions() | catalog.versions(spec.method["name"]),
         "git": provenance.git(),
     }
     origin = None
@@ -97,6 +99,17 @@ def read_origin(folder: Path, spec: RunSpec, method: Method, model_fingerprint: 
             "then model.path=DIR."
         )
     return origin
+
+
+def whole(spec: RunSpec) -> RunSpec:
+    """The spec with a model and a data set that are whole.
+
+    Such that lrexp does not ship may leave keys out; they are written out as they are taken today, so that the frozen
+    spec means the same in every version. Raises InputError for a wrong key, type or range.
+    """
+    read = {"model": model_spec.read(spec.model), "dataset": tasks.check(spec.dataset)}
+    own = {group: found for group, found in read.items() if not choices.is_shipped(group, found.name)}
+    return replace(spec, **{group: json.loads(json.dumps(asdict(found))) for group, found in own.items()})
 
 
 def build_method(spec: RunSpec) -> Method:

@@ -1,28 +1,23 @@
-"""Every method by name: where its class is, its family, its paper and what it does in one line. Imports no torch."""
+"""Every method by name: where its class is, its family, its paper and what it does in one line. Imports no torch.
+
+`ENTRIES` are those that ship with lrexp; `entries()` are all, with those that other packages declare.
+"""
 
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lrexp.spec.convert import unknown
+from lrexp.spec import packages
+from lrexp.spec.convert import clip, unknown
 from lrexp.spec.errors import InputError
+from lrexp.spec.packages import Entry
 
 if TYPE_CHECKING:
     from lrexp.methods.base import Method
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One method of the catalogue."""
-
-    name: str
-    module: str
-    cls: str
-    family: str
-    paper: str
-    line: str
+__all__ = ["ENTRIES", "Entry", "entries", "entry", "families", "load", "versions"]
 
 
 def _catalogue(*entries: Entry) -> dict[str, Entry]:
@@ -50,19 +45,45 @@ ENTRIES = _catalogue(
 )
 
 
+def entries() -> dict[str, Entry]:
+    """Every method that can be had: lrexp's own in their order, then those of other packages."""
+    return ENTRIES | {name: declared.entry for name, declared in packages.methods().items()}
+
+
 def entry(name: str) -> Entry:
     """The entry of a method. Raises InputError, with the nearest name, if there is none."""
-    if name not in ENTRIES:
-        raise InputError(unknown(f"method={name}", name, ENTRIES, "method"))
-    return ENTRIES[name]
+    known = entries()
+    if name not in known:
+        raise InputError(unknown(f"method={name}", name, known, "method"))
+    return known[name]
 
 
 def load(name: str) -> type[Method]:
-    """The method's class; its module, and with it torch, is imported here. Raises InputError for an unknown name."""
+    """The method's class; its module, and with it torch, is imported here.
+
+    Raises InputError for an unknown name, and where another package's module does not hold what its entry says.
+    """
     found = entry(name)
-    return getattr(importlib.import_module(found.module), found.cls)
+    if name in ENTRIES:
+        return getattr(importlib.import_module(found.module), found.cls)
+    from lrexp.methods.base import Method
+
+    where = f"method={name} of {packages.methods()[name].package}: {found.module}"
+    try:
+        cls = getattr(importlib.import_module(found.module), found.cls, None)
+    except Exception as error:
+        raise InputError(f"{where} cannot be imported ({clip(f'{type(error).__name__}: {error}', 200)})") from error
+    if not isinstance(cls, type) or not issubclass(cls, Method) or not hasattr(cls, "Hyperparameters"):
+        raise InputError(f"{where} has no class {found.cls} of lrexp.methods.base.Method with its Hyperparameters")
+    return cls
 
 
 def families() -> dict[str, str]:
     """The family of each method."""
-    return {name: found.family for name, found in ENTRIES.items()}
+    return {name: found.family for name, found in entries().items()}
+
+
+def versions(name: str) -> dict[str, str]:
+    """The package of a method that is not lrexp's own, and its version: they decide numbers too."""
+    declared = packages.methods().get(name)
+    return {} if declared is None else {declared.package: declared.version}

@@ -26,7 +26,7 @@ class ModelSpec:
     """
 
     name: str
-    kind: Kind
+    kind: Kind = "encoder"
     path: str | None = None
     hub: str | None = None
     revision: str | None = None
@@ -35,7 +35,7 @@ class ModelSpec:
     tokenizer: str | None = None
     tokenizer_path: str | None = None
     dataset: str | None = None
-    head: tuple[str, ...] = ()
+    head: tuple[str, ...] = ("pooler", "classifier")
     learning_rate_factor: float = 1.0
     dropout: float | None = None
 

@@ -1,101 +1,54 @@
-"""What a config can choose among: conf/<group>/*.yaml read as text, without Hydra and without torch.
+"""What a config can choose among: shipped files, methods of other packages, own files. No Hydra and no torch.
 
-A file begins with header comments (the first is its summary). Each key stands on its own line with a comment in three
-parts,
-
-    r: 8  # int >= 1 | 8 | rank of the update
-
-the TYPE, what the PAPER has (`-` where it is silent) and the MEANING. A type is `int`, `float`, `bool`, `str`, `one of
-a, b`, `list of X`, `map of str to X`, or several of them joined by `or`; a range (`>= 1`, `> 0`, `in [0, 1)`) and `or
-null` may follow.
+`beside` puts the folders of --config-dir beside the rest for as long as its block runs.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import re
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Union
 
-from lrexp.spec import yaml_text
+from lrexp.spec import own, packages, shipped
+from lrexp.spec.check_file import NAME
+from lrexp.spec.choice import Choice, Field, annotation
 from lrexp.spec.convert import unknown
 from lrexp.spec.errors import InputError
+from lrexp.spec.shipped import folder, groups
 
-LINE = re.compile(r"( *)([A-Za-z_]\w*):(?: +(.*?))?(?: +# (.*))?")
-RANGE = re.compile(r" (?:(?:[<>]=? \S+)(?: and [<>]=? \S+)?|in [\[(][^\])]*[\])])$")
-SCALARS = {"int": int, "float": float, "bool": bool, "str": str}
+__all__ = [
+    "Choice",
+    "Field",
+    "annotation",
+    "beside",
+    "choice",
+    "choices",
+    "folder",
+    "groups",
+    "is_shipped",
+    "names",
+    "section",
+    "section_names",
+]
 
-
-@dataclass(frozen=True)
-class Field:
-    """One key of a choice: dotted name, default, the three parts of its comment, and the type for `convert`."""
-
-    key: str
-    default: Any
-    type: str
-    paper: str
-    meaning: str
-    annotation: Any
-
-    @property
-    def range(self) -> str:
-        """The range in the type, or ""."""
-        found = RANGE.search(self.type.removesuffix(" or null"))
-        return found[0].strip() if found else ""
-
-    @property
-    def kind(self) -> str:
-        """The type without its range."""
-        return self.type.replace(f" {self.range}", "") if self.range else self.type
+_own: own.Choices = {}
 
 
-@dataclass(frozen=True)
-class Choice:
-    """One YAML file of a group."""
-
-    group: str
-    name: str
-    header: tuple[str, ...]
-    fields: tuple[Field, ...]
-
-    @property
-    def summary(self) -> str:
-        """The first line of the header."""
-        return self.header[0] if self.header else ""
-
-    def field(self, key: str) -> Field | None:
-        """The field with this dotted key, if there is one."""
-        return next((field for field in self.fields if field.key == key), None)
-
-    def default(self, key: str) -> Any:
-        """The default of a key that this choice has."""
-        return next(field.default for field in self.fields if field.key == key)
+@contextmanager
+def beside(folders: Iterable[str | Path]) -> Iterator[None]:
+    """Within the block the choices in these folders are there too. Raises InputError for what is wrong in one."""
+    global _own
+    before, _own = _own, own.find(Path(folder) for folder in folders)
+    try:
+        yield
+    finally:
+        _own = before
 
 
-@cache
-def folder() -> Path:
-    """Where the package lrexp.conf lies, in a checkout or in an installed wheel."""
-    found = importlib.util.find_spec("lrexp.conf")
-    if found is None or not found.submodule_search_locations:
-        raise InputError("lrexp.conf is not installed: run `pip install -e .` in the checkout")
-    return Path(next(iter(found.submodule_search_locations)))
-
-
-@cache
-def groups() -> tuple[str, ...]:
-    """The names of the groups, in the order of config.yaml."""
-    entries = yaml_text.read_file(folder() / "config.yaml")["defaults"]
-    return tuple(group for entry in entries if isinstance(entry, dict) for group in entry)
-
-
-@cache
 def names(group: str) -> tuple[str, ...]:
     """The names of a group's choices, sorted. Raises InputError for an unknown group."""
-    if group not in groups():
-        raise InputError(unknown(group, group, groups(), "group", "Groups"))
-    return tuple(sorted(file.stem for file in (folder() / group).glob("*.yaml")))
+    declared = packages.methods() if group == "method" else ()
+    return tuple(sorted({*shipped.names(group), *declared, *_own.get(group, ())}))
 
 
 def choices(group: str) -> list[Choice]:
@@ -103,76 +56,38 @@ def choices(group: str) -> list[Choice]:
     return [choice(group, name) for name in names(group)]
 
 
-@cache
 def choice(group: str, name: str) -> Choice:
     """One choice. Raises InputError, with the nearest name, if there is none."""
+    if is_shipped(group, name):
+        return shipped.choice(group, name)
     if name not in names(group):
         raise InputError(unknown(f"{group}={name}", name, names(group), group))
-    text = (folder() / group / f"{name}.yaml").read_text(encoding="utf-8")
-    header = []
-    for line in text.splitlines():
-        if not line.startswith("#"):
-            break
-        header.append(line.lstrip("# ").rstrip())
-    header = tuple(line for line in header if line and not line.startswith("@package"))
-    values = yaml_text.parse(text, f"conf/{group}/{name}.yaml") or {}
-    return Choice(group, name, header, tuple(_fields(text, values, f"conf/{group}/{name}.yaml")))
+    return _own[group][name] if name in _own.get(group, ()) else packages.methods()[name].choice
 
 
-def annotation(type_text: str) -> Any:
-    """The Python type that a TYPE comment spells. Raises ValueError if it is none."""
-    text = type_text.strip()
-    null = text.endswith(" or null")
-    text = RANGE.sub("", text.removesuffix(" or null").rstrip())
-    if text.startswith("one of "):
-        found: Any = Literal[tuple(text.removeprefix("one of ").split(", "))]  # pyright: ignore
-    else:
-        found = Union[tuple(_one(part) for part in text.split(" or "))]  # noqa: UP007 # pyright: ignore
-    return found | None if null else found
+def is_shipped(group: str, name: str) -> bool:
+    """Whether a choice comes with lrexp. Raises InputError for an unknown group."""
+    return name in shipped.names(group)
 
 
-def _one(text: str) -> Any:
-    if text in SCALARS:
-        return SCALARS[text]
-    if text.startswith("list of "):
-        return tuple[_one(text.removeprefix("list of ")), ...]
-    if text.startswith("map of str to "):
-        return dict[str, _one(text.removeprefix("map of str to "))]
-    raise ValueError(f"{text!r} is not a type of the comment grammar")
+def section_names(group: str) -> list[str]:
+    """What a section of a spec can be called: the choices that are no settings of another."""
+    return [found.name for found in choices(group) if found.section_name == found.name]
 
 
-def _fields(text: str, values: dict[str, Any], where: str) -> list[Field]:
-    """The fields in the order of the file. Keys without a comment (experiments have such) take any value."""
-    found = []
-    parents: list[tuple[int, str]] = []
-    for line in text.splitlines():
-        match = LINE.fullmatch(line)
-        if match is None:
-            continue
-        indent, key, value, comment = len(match[1]), match[2], match[3], match[4]
-        while parents and parents[-1][0] >= indent:
-            parents.pop()
-        path = [*(name for _, name in parents), key]
-        if value is None:
-            parents.append((indent, key))
-        elif path[0] not in ("name", "defaults"):
-            found.append(_field(".".join(path), _at(values, path), comment, where))
-    return found
+def section(group: str, name: str) -> Choice | None:
+    """The choice that a spec's section is by its name, or None.
+
+    A model or a data set may have any name: a frozen spec holds all that is needed of it, wherever its file is now.
+    """
+    known = name in names(group) and choice(group, name).section_name == name
+    if known:
+        return typed(choice(group, name))
+    if group in shipped.OPEN and NAME.fullmatch(name):
+        return Choice(group, name, (), shipped.usual(group), name, whole=False)
+    return None
 
 
-def _field(key: str, default: Any, comment: str | None, where: str) -> Field:
-    if comment is None:
-        return Field(key, default, "", "", "", Any)
-    parts = [part.strip() for part in comment.split(" | ", 2)]
-    if len(parts) != 3:
-        raise ValueError(f"{where}: the comment of {key} is not TYPE | PAPER | MEANING")
-    try:
-        return Field(key, default, parts[0], parts[1], parts[2], annotation(parts[0]))
-    except ValueError as error:
-        raise ValueError(f"{where}: {key}: {error}") from error
-
-
-def _at(values: Any, path: list[str]) -> Any:
-    for key in path:
-        values = values[key]
-    return values
+def typed(chosen: Choice) -> Choice:
+    """The choice with every key that a command line may set: a new model has those of the shipped ones too."""
+    return chosen if chosen.whole else chosen.beside(shipped.usual(chosen.group))

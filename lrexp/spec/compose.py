@@ -7,17 +7,20 @@ us, so that an error names the nearest key and Python's own types come out. What
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from functools import cache
 from typing import Any, get_args
 
-from lrexp.spec import choices, yaml_text
-from lrexp.spec.check import PLAIN_SECTIONS, REFERENCE, is_map, refuse_code, takes_text_only
+from lrexp.spec import choices, shipped, yaml_text
+from lrexp.spec.check import PLAIN_SECTIONS
+from lrexp.spec.check_file import default_group
 from lrexp.spec.convert import closest, convert, unknown
 from lrexp.spec.errors import InputError
 from lrexp.spec.override import Override, by_key, unpaired
+from lrexp.spec.plain import REFERENCE, is_map, refuse_code, takes_text_only
 from lrexp.spec.run_spec import RunSpec
 
 SECTIONS = (*PLAIN_SECTIONS, "training", "hardware", "tracking")
@@ -38,8 +41,10 @@ def compose(arguments: Iterable[str], families: Mapping[str, str]) -> tuple[RunS
     overrides, output_dir = _split(arguments)
     groups = {o.key: _choice_name(o) for o in overrides if o.key in choices.groups()}
     chosen = _choose(groups, families)
-    settings = [_setting(o, chosen) for o in overrides if o.key not in groups]
-    composed = {**deepcopy(_composed(tuple(chosen.items()))), "experiment": chosen.get("experiment")}
+    found = {group: choices.choice(group, name) for group, name in chosen.items()}
+    settings = [_setting(o, found) for o in overrides if o.key not in groups]
+    added = tuple(_added(choice) for choice in found.values() if not choices.is_shipped(choice.group, choice.name))
+    composed = {**deepcopy(_composed(tuple(chosen.items()), added)), "experiment": chosen.get("experiment")}
     return _finished(composed, settings), output_dir
 
 
@@ -55,9 +60,7 @@ def override(spec: RunSpec, arguments: Iterable[str]) -> tuple[RunSpec, str | No
             if f"{o.key}.".startswith(f"{filler}."):
                 raise InputError(f"{o}: {filler} has done its work in a frozen spec; set {instead}")
     frozen = spec.to_dict()
-    chosen = {
-        group: frozen[group].get("name", choices.names(group)[0]) for group in choices.groups() if group in SECTIONS
-    }
+    chosen = {group: choices.section(group, frozen[group].get("name", shipped.defaults()[group])) for group in SECTIONS}
     return _finished(frozen, [_setting(o, chosen) for o in overrides]), output_dir
 
 
@@ -112,40 +115,63 @@ def _choose(groups: Mapping[str, str | None], families: Mapping[str, str]) -> di
     defaults = {key: name for key, name in _defaults(base).items() if name is not None}
     chosen = {**defaults, **{key: name for key, name in groups.items() if name is not None}}
     if "experiment" in chosen:
-        inside = _defaults(yaml_text.read_file(choices.folder() / "experiment" / f"{chosen['experiment']}.yaml"))
+        inside = _defaults(choices.choice("experiment", chosen["experiment"]).values)
         chosen = {**defaults, **inside, **chosen} | {
             key: name for key, name in inside.items() if groups.get(key) is None
         }
     if "model" not in chosen and "dataset" not in chosen:
-        family = families.get(chosen["method"])
+        family = families.get(choices.choice("method", chosen["method"]).section_name)
         if family not in base["partners"]:
             raise InputError(f"method={chosen['method']}: no default model and data set; choose model= and dataset=")
         chosen |= base["partners"][family]
     elif "model" not in chosen:
-        chosen["model"] = choices.choice("dataset", chosen["dataset"]).default("model")
+        chosen["model"] = _partner("dataset", chosen["dataset"], "model")
     elif "dataset" not in chosen:
-        chosen["dataset"] = choices.choice("model", chosen["model"]).default("dataset")
+        chosen["dataset"] = _partner("model", chosen["model"], "dataset")
     for group, name in chosen.items():
         choices.choice(group, name)
     return chosen
 
 
+def _partner(group: str, name: str, of: str) -> str:
+    """The model that goes with a data set, or the other way round, where none is chosen."""
+    field = choices.choice(group, name).field(of)
+    if field is None or not isinstance(field.default, str):
+        raise InputError(f"{group}={name}: names no {of} that goes with it; choose {of}=")
+    return field.default
+
+
 def _defaults(mapping: Mapping[str, Any]) -> dict[str, Any]:
     """Group and choice of each entry of a defaults list."""
     entries = [entry for entry in mapping.get("defaults", []) if isinstance(entry, dict)]
-    return {key.removeprefix("override ").lstrip("/"): name for entry in entries for key, name in entry.items()}
+    return {default_group(key): name for entry in entries for key, name in entry.items()}
+
+
+def _added(chosen: choices.Choice) -> tuple[str, str, str]:
+    """A choice that is not shipped as group, name and JSON of its keys: as our own reader took and checked them."""
+    values = {key: value for key, value in chosen.values.items() if key != "defaults"}
+    return chosen.group, chosen.name, json.dumps(values)
 
 
 @cache
-def _composed(chosen: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+def _composed(chosen: tuple[tuple[str, str], ...], added: tuple[tuple[str, str, str], ...]) -> dict[str, Any]:
+    """What Hydra makes of the choices.
+
+    `added` are those that Hydra cannot find. It gets their values, never their folders: in a folder of a stranger's it
+    would also read its own groups, callbacks that run code among them.
+    """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_module
+    from hydra.core.config_store import ConfigStore
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     words = [f"{group}={name}" for group, name in chosen]
     try:
+        for group, name, values in added:
+            package = "_global_" if group == "experiment" else None
+            ConfigStore.instance().store(name, json.loads(values), group, package, "lrexp")
         with initialize_config_module("lrexp.conf", version_base="1.3"):
             found = OmegaConf.to_container(hydra_compose("config", overrides=words), resolve=False)
     except (HydraException, OmegaConfBaseException) as error:
@@ -165,16 +191,17 @@ def _finished(composed: dict[str, Any], settings: Iterable[Setting]) -> RunSpec:
     return RunSpec.from_dict(composed)
 
 
-def _setting(o: Override, chosen: Mapping[str, str]) -> Setting:
+def _setting(o: Override, chosen: Mapping[str, choices.Choice | None]) -> Setting:
     """Where an override's value goes and what it is, name and type checked against the choice it belongs to."""
     section, _, key = o.key.partition(".")
     if o.key == "seed":
         return ("seed",), _value(o)
     if o.key == "init_from":
         return ("init_from",), _text(o)
-    if not key or section not in chosen or section not in SECTIONS:
+    choice = chosen.get(section) if section in SECTIONS else None
+    if not key or choice is None:
         raise InputError(_unknown_section(o))
-    field, inside = _field(o, section, chosen[section], key)
+    field, inside = _field(o, choices.typed(choice), key)
     verbatim = takes_text_only(field.annotation) and (key.endswith("path") or "," not in o.text)
     value = _text(o) if verbatim else _value(o)
     refuse_code(value, "", o.key)
@@ -183,9 +210,9 @@ def _setting(o: Override, chosen: Mapping[str, str]) -> Setting:
     return (section, *field.key.split("."), *([inside] if inside else [])), value
 
 
-def _field(o: Override, section: str, name: str, key: str) -> tuple[choices.Field, str]:
+def _field(o: Override, chosen: choices.Choice, key: str) -> tuple[choices.Field, str]:
     """The field that a dotted key names, and, where the field is a map, the name inside it."""
-    chosen = choices.choice(section, name)
+    section, name = chosen.group, chosen.name
     if key == "name":
         raise InputError(f"{o}: the name is the choice; write {section}={o.text}")
     if (section, key) in (("model", "dataset"), ("dataset", "model")):

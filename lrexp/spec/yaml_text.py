@@ -26,20 +26,24 @@ RESERVED = {"null", "true", "false", "yes", "no", "on", "off", "y", "n", "nan", 
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def read_file(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises InputError if it is unreadable, damaged, empty or no mapping."""
+def read_text(path: Path) -> str:
+    """The text of a YAML file. Raises InputError if it is no regular file, too large, unreadable or not UTF-8."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise InputError(f"{path}: is a {'folder' if path.is_dir() else 'device'}, not a YAML file")
         if status.st_size > LARGEST:
-            raise InputError(f"{path}: larger than {LARGEST >> 20} MiB, so it is not a run's spec")
-        text = path.read_text(encoding="utf-8")
+            raise InputError(f"{path}: larger than {LARGEST >> 20} MiB, so it is not a config")
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise InputError(f"{path}: not a text file in UTF-8") from None
     except OSError as error:
         raise InputError(f"{path}: not readable ({error.strerror or error})") from None
-    found = parse(text, str(path))
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises InputError if it is unreadable, damaged, empty or no mapping."""
+    found = parse(read_text(path), str(path))
     if not isinstance(found, dict):
         raise InputError(
             f"{path}: {'empty' if found is None else 'holds no keys'}. A spec is a mapping of keys to values"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lrexp.verify.replays
-from lrexp.methods.catalog import ENTRIES
+from lrexp.methods.catalog import entries
 from lrexp.spec.convert import unknown
 from lrexp.spec.errors import InputError
 
@@ -33,7 +33,7 @@ def replayed() -> list[str]:
 
 def check_method(name: str) -> None:
     """Raises InputError, with the nearest name, where `name` is neither in the catalogue nor replayed."""
-    known = sorted({*ENTRIES, *replayed()})
+    known = sorted({*entries(), *replayed()})
     if name not in known:
         raise InputError(unknown(f"verify {name}", name, known, "method"))
 
