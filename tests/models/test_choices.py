@@ -19,7 +19,7 @@ from lrexp.spec import choices
 from lrexp.spec.errors import InputError
 from tests import stand_ins
 
-NAMES = choices.names("model")
+NAMES = [choice.name for choice in choices.choices("model") if choice.default("kind") == "encoder"]
 HEADS = {
     "bert": ["bert.pooler", "classifier"],
     "deberta_v3": ["pooler", "classifier"],

@@ -42,9 +42,9 @@ def test_every_yaml_keeps_the_grammar(group: str, name: str) -> None:
     choice = choices.choice(group, name)
     text = (choices.folder() / group / f"{name}.yaml").read_text(encoding="utf-8")
     values = yaml_text.parse(text, name)
-    leaves = {key for key in values if key not in ("name", "tuning")} | {
-        f"tuning.{key}" for key in values.get("tuning", {})
-    }
+    nests = ("tuning", "config")
+    leaves = {key for key in values if key not in ("name", *nests)}
+    leaves |= {f"{nest}.{key}" for nest in nests for key in values.get(nest, {})}
     assert leaves == {field.key for field in choice.fields}
     assert choice.summary
     assert len(text.splitlines()) <= 40

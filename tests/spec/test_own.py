@@ -148,7 +148,9 @@ def test_what_a_new_model_and_data_set_leave_out_is_written_out(beside: Folder) 
     beside(FILES)
     spec = whole(composed("model=lonely", "dataset=reviews", "dataset.max_length=1e2"))
     assert spec.model == {
-        "name": "lonely", "kind": "encoder", "path": None, "hub": "a/b", "revision": None, "dataset": None,
+        "name": "lonely", "kind": "encoder", "path": None, "hub": "a/b", "revision": None, "architecture": None,
+        "config": {},
+        "tokenizer": None, "tokenizer_path": None, "dataset": None,
         "head": ["pooler", "classifier"], "learning_rate_factor": 1.0, "dropout": None,
     }  # fmt: skip
     assert (spec.dataset["text_columns"], spec.dataset["max_length"]) == (["text"], 100)

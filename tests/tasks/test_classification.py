@@ -164,6 +164,8 @@ def test_what_is_wrong_with_a_section_is_said(keys: dict[str, Any], said: str) -
 def test_every_choice_is_a_valid_section_of_known_keys() -> None:
     names = {field.name for field in fields(ClassificationData)}
     for choice in choices("dataset"):
+        if choice.default("task") not in ("classification", "regression"):
+            continue
         keys = {field.key: field.default for field in choice.fields}
         assert keys.keys() - {"name"} <= names, choice.name
         build.check({**keys, "name": choice.name})
