@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -58,7 +59,8 @@ def entry() -> NoReturn:
     way, and would turn its exit code into another.
     """
     code = main()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # a terminal that has been closed
+        sys.stderr.flush()
     os._exit(code)
 
 

@@ -82,7 +82,7 @@ def make_context(run: Run, task: Task) -> Context:
 
     return Context(
         seed=run.spec.seed,
-        total_steps=total_steps(run.spec, task),
+        total_steps=total_steps(run.spec.training, len(task.splits["train"])),
         device=run.device,
         dtype=DTYPES[run.spec.hardware.precision],
         head=run.model.head,

@@ -31,7 +31,11 @@ NEEDED = {  # distribution -> module; torch, which can be there and broken, has 
     "pyarrow": "pyarrow",
     "rich": "rich",
 }
-OPTIONAL = {"wandb": "tracking=wandb", "peft": "loading what lrexp export writes", "submitit": "SLURM"}
+OPTIONAL = {
+    "wandb": "tracking=wandb",
+    "sentencepiece": "model=deberta_v3",
+    "peft": "loading what lrexp export writes",
+}
 GROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -136,9 +140,11 @@ def launchers() -> Iterator[Finding]:
 
     torch, threads = _torch(), choices.choice("hardware", "auto").default("threads")
     devices = torch.cuda.device_count() if torch is not None and torch.cuda.is_available() else 0
-    fit = devices or max(1, usable_cores() // threads)
+    cores = usable_cores()
+    fit = devices or max(1, cores // threads)
     per = "one per device" if devices else f"of {threads} threads"
-    yield Finding("launchers", "ok", f"serial; pool: {fit} run{'s' * (fit > 1)} at a time, {per}")
+    todo = f"hardware.threads=1: {cores} at a time" if not devices and fit < cores else ""
+    yield Finding("launchers", "ok", f"serial; pool: {fit} run{'s' * (fit > 1)} at a time, {per}", todo)
 
 
 def usable_cores() -> int:
@@ -151,17 +157,22 @@ def usable_cores() -> int:
     return cores
 
 
-def _package(name: str, module: str, purpose: str, needed: bool) -> Finding:
-    found = None
+def is_installed(module: str) -> bool:
+    """Whether there is a package of this name; a folder with the same name, such as wandb's own, is none."""
     with contextlib.suppress(ImportError, ValueError):
         found = importlib.util.find_spec(module)
-    if found is None or found.origin is None:  # without one it is a folder that has the same name, such as wandb's own
+        return found is not None and found.origin is not None
+    return False
+
+
+def _package(name: str, module: str, purpose: str, needed: bool) -> Finding:
+    if not is_installed(module):
         detail = "not installed" + (f"; only for {purpose}" if purpose else "")
         return Finding(name, "missing" if needed else "note", detail, f"pip install '{name}{_asked(name)}'", needed)
     try:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
-        return Finding(name, "note", f"installed without a version in {found.origin}", needed=needed)
+        return Finding(name, "note", "installed, without a version", needed=needed)
     return _ranged(name, version, version, needed)
 
 

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+from lrexp.commands import machine
 from lrexp.commands.finding import Finding
 from lrexp.report import quantity
 from lrexp.spec.errors import InputError
@@ -118,6 +119,8 @@ def outputs() -> Iterator[Finding]:
 
 def wandb_login() -> Iterator[Finding]:
     """Whether wandb has a key, by its variable or its file; nothing is asked and no key is shown."""
+    if not machine.is_installed("wandb"):
+        return  # its own line has said so
     mode = os.environ.get("WANDB_MODE")
     if mode in ("offline", "disabled"):
         yield Finding("wandb login", "note", f"WANDB_MODE={mode}", "unset WANDB_MODE to mirror runs as they go")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
-from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+
+from lrexp.engine.terminal import console
 
 EVERY = 30.0  # seconds between lines where the output is no terminal
 
@@ -24,7 +24,7 @@ class Progress:
     """Speaks to the terminal (standard error) and to log.txt."""
 
     def __init__(self, log: Path, title: str) -> None:
-        self.console = Console(file=sys.stderr, highlight=False)
+        self.console = console()
         self.log = log
         self.title = title
         self.live: Live | None = None

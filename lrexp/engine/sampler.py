@@ -11,7 +11,7 @@ import torch
 
 from lrexp.linalg.random import numpy_generator
 from lrexp.methods.base import Batch
-from lrexp.spec.run_spec import RunSpec
+from lrexp.spec.run_spec import RunSpec, TrainingSpec
 from lrexp.tasks.base import Task
 
 CHUNK = 50  # batches that are sorted by length together
@@ -64,11 +64,12 @@ def of_run(spec: RunSpec, task: Task) -> Sampler:
     return Sampler(task.splits["train"].lengths, size, spec.seed, training.group_by_length)
 
 
-def total_steps(spec: RunSpec, task: Task) -> int:
-    """Updates of a run: `max_steps` if given, else the epochs' worth, rounded up."""
-    if spec.training.max_steps is not None:
-        return spec.training.max_steps
-    steps = spec.training.num_train_epochs * of_run(spec, task).steps_per_epoch
+def total_steps(training: TrainingSpec, items: int) -> int:
+    """Updates of a run over `items` items: `max_steps` if given, else the epochs' worth, rounded up."""
+    if training.max_steps is not None:
+        return training.max_steps
+    size = training.per_device_train_batch_size * training.gradient_accumulation_steps
+    steps = training.num_train_epochs * math.ceil(items / size)
     return math.ceil(round(steps, 6))  # 0.1 epochs of 30 steps are 3, not 3.0000000000000004
 
 

@@ -1,4 +1,7 @@
-"""SIGINT, SIGTERM and SIGUSR1 ask a run to write a checkpoint and stop; a second SIGINT stops it at once."""
+"""SIGINT, SIGTERM, SIGUSR1 and SIGHUP (the terminal has been closed) ask a run to write a checkpoint and stop.
+
+A second SIGINT stops it at once.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import Any
 
 from lrexp.spec.errors import Interrupted
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 Handler = Callable[[int, FrameType | None], object]
 
 
@@ -23,13 +26,13 @@ class StopRequest:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
-        self._before = _install(self._take)
+        self._before = install(self._take)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _restore(self._before)
+        restore(self._before)
 
     def check(self) -> None:
         """Raises Interrupted if a signal has come."""
@@ -59,7 +62,7 @@ def at_once() -> Iterator[None]:
         came.append(f"stopped by {signal.Signals(number).name}")
         raise _Stop
 
-    before = _install(take)
+    before = install(take)
     try:
         yield
     except (Exception, _Stop):
@@ -67,16 +70,21 @@ def at_once() -> Iterator[None]:
             raise Interrupted(came[0]) from None
         raise
     finally:
-        _restore(before)
+        restore(before)
 
 
-def _install(handler: Handler) -> dict[int, Any]:
-    """Sets the handler for all signals, where that can be done: in the main thread. Returns the former ones."""
+def install(handler: Handler) -> dict[int, Any]:
+    """Sets the handler for all signals, where that can be done: in the main thread. Returns the former ones.
+
+    Where SIGHUP is ignored it stays so: `nohup` has asked for that.
+    """
     if threading.current_thread() is not threading.main_thread():
         return {}
-    return {number: signal.signal(number, handler) for number in SIGNALS}
+    wanted = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in wanted}
 
 
-def _restore(handlers: dict[int, Any]) -> None:
+def restore(handlers: dict[int, Any]) -> None:
+    """Sets the handlers that `install` has found."""
     for number, handler in handlers.items():
         signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: it was not set by Python

@@ -177,6 +177,8 @@ def _drop_copies(place: Path) -> None:
 
 
 def _reason(error: BaseException) -> str:
+    if isinstance(error, ImportError) and (error.name or "").partition(".")[0] == "wandb":
+        return "wandb is not installed here (pip install wandb)"
     text = str(error).strip().split("\n")[0]
     if not text or text == "<no message>":
         return f"{type(error).__name__}, no reason given (wandb/debug-internal.log may tell)"

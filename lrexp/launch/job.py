@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lrexp.engine import folder as folders
 from lrexp.engine.identify import Run, identify
+from lrexp.engine.sampler import total_steps
 from lrexp.report.collect import last_step, locked
 from lrexp.spec.errors import InputError
 from lrexp.spec.run_spec import RunSpec
@@ -22,7 +23,7 @@ class Job:
     folder: Path
     label: str
     spec_hash: str
-    steps: int | None
+    steps: int
     state: str = "waiting"
     error: str = ""
     seconds: float = 0.0
@@ -52,11 +53,11 @@ class Job:
 def jobs(specs: list[tuple[RunSpec, str]], output_dir: str | None) -> list[Job]:
     """The runs of a sweep, each spec once. Raises InputError for a spec that could not run, before any is started."""
     found: dict[Path, Job] = {}
-    rehearsed: set[str] = set()
+    items: dict[str, int] = {}
     for spec, label in specs:
         try:
             run = identify(spec)
-            _rehearse(run, rehearsed)
+            steps = total_steps(spec.training, _rehearse(run, items))
         except InputError as error:
             raise InputError(f"{label}: {error}") from error
         spec_hash = run.facts["spec_hash"]
@@ -64,16 +65,19 @@ def jobs(specs: list[tuple[RunSpec, str]], output_dir: str | None) -> list[Job]:
         folder = Path(output_dir) / usual.name if output_dir else usual
         folders.refuse_other(folder, spec_hash)
         folders.refuse_unwritable(folder)
-        found.setdefault(folder, Job(run.spec, folder, label, spec_hash, spec.training.max_steps))
+        found.setdefault(folder, Job(run.spec, folder, label, spec_hash, steps))
     return list(found.values())
 
 
-def _rehearse(run: Run, rehearsed: set[str]) -> None:
-    """Reads the data and prepares the model on shapes, once for all runs that differ in seed and training alone."""
+def _rehearse(run: Run, items: dict[str, int]) -> int:
+    """Reads the data and prepares the model on shapes, once for all runs that differ in seed and training alone.
+
+    Returns how many items the run trains on.
+    """
     spec = run.spec
     about = json.dumps([spec.model, spec.dataset, spec.method, spec.training.selection, spec.hardware.precision])
-    if about in rehearsed:
-        return
-    task = read_data(run)
-    rehearse(run, task, make_context(run, task))
-    rehearsed.add(about)
+    if about not in items:
+        task = read_data(run)
+        rehearse(run, task, make_context(run, task))
+        items[about] = len(task.splits["train"])
+    return items[about]

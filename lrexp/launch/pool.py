@@ -18,6 +18,7 @@ from lrexp.launch.worker import END
 
 TICK = 0.1
 Tell = Callable[[Job], None]
+Tick = Callable[[bool], None]  # is told whether the pool is stopping
 
 
 @dataclass
@@ -34,7 +35,7 @@ class Worker:
 class Pool:
     """`size` workers. `tell` is called when a job's state has changed, `tick` a few times a second."""
 
-    def __init__(self, size: int, devices: list[str], fail_fast: bool, tell: Tell, tick: Callable[[], None]) -> None:
+    def __init__(self, size: int, devices: list[str], fail_fast: bool, tell: Tell, tick: Tick) -> None:
         self.size, self.devices, self.fail_fast = size, devices, fail_fast
         self.tell, self.tick = tell, tick
         self.workers: list[Worker] = []
@@ -52,7 +53,7 @@ class Pool:
                 if not self._settled(job, retry and job.attempts == 0):
                     self._start(job)
             self._collect()
-            self.tick()
+            self.tick(self.stopping)
             time.sleep(TICK)
 
     def stop(self) -> None:
@@ -61,6 +62,11 @@ class Pool:
         for worker in self.workers:
             with contextlib.suppress(ProcessLookupError):
                 worker.process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Ends every running job at once."""
+        for worker in self.workers:
+            worker.process.kill()
 
     def _settled(self, job: Job, retry: bool) -> bool:
         """Whether there is nothing to do: the run is finished, or has failed and is not tried again."""
@@ -106,7 +112,7 @@ class Pool:
 def _outcome(job: Job, worker: Worker) -> str:
     """What became of a job whose process has ended."""
     code = worker.process.returncode
-    if code == 0:
+    if code == 0 or job.look() == "finished":  # a kill may come when all is written
         return "finished"
     if code == 130:
         return "interrupted"

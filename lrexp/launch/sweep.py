@@ -9,12 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+from lrexp.engine.stop import install, restore
 from lrexp.launch.job import Job
 from lrexp.launch.pool import Pool
 from lrexp.launch.view import View
 from lrexp.spec.errors import Interrupted
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,9 @@ class Launch:
 def launch(jobs: list[Job], how: Launch) -> list[Job]:
     """Runs the jobs; returns them with what became of them. Raises Interrupted after a signal."""
     devices = gpus(jobs)
-    with View(jobs) as view:
-        pool = Pool(workers(jobs, how, devices), devices, how.fail_fast, view.tell, view.tick)
+    size = workers(jobs, how, devices)
+    with View(jobs, size) as view:
+        pool = Pool(size, devices, how.fail_fast, view.tell, view.tick)
         with _stopping(pool) as stopped:
             pool.run(jobs, how.retry)
     if stopped:
@@ -64,16 +64,20 @@ def workers(jobs: list[Job], how: Launch, devices: list[str]) -> int:
 
 @contextmanager
 def _stopping(pool: Pool) -> Iterator[list[str]]:
-    """Within the block the signals stop the pool instead of the process; the list names the signal that came."""
+    """Within the block the signals stop the pool instead of the process; the list names the signals that came.
+
+    A second SIGINT ends the running jobs at once.
+    """
     came: list[str] = []
 
     def take(number: int, frame: FrameType | None) -> None:
+        if came and number == signal.SIGINT:
+            pool.kill()
         came.append(signal.Signals(number).name)
         pool.stop()
 
-    before = {number: signal.signal(number, take) for number in SIGNALS}
+    before = install(take)
     try:
         yield came
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore(before)

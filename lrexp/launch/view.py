@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import sys
+import math
 import time
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
+from lrexp.engine.terminal import console
+from lrexp.launch.forecast import Forecast
 from lrexp.launch.job import Job
 
 WORDS = {"finished": "green", "failed": "red", "interrupted": "yellow", "running": "cyan", "waiting": "dim"}
@@ -17,11 +19,11 @@ WORDS = {"finished": "green", "failed": "red", "interrupted": "yellow", "running
 class View:
     """Counts, the runs that go on with their steps, and the time that is left."""
 
-    def __init__(self, jobs: list[Job]) -> None:
+    def __init__(self, jobs: list[Job], size: int) -> None:
         self.jobs = jobs
-        self.console = Console(file=sys.stderr, highlight=False)
+        self.forecast = Forecast(jobs, size)
+        self.console = console()
         self.live: Live | None = None
-        self.begin = time.monotonic()
         self.last = 0.0
 
     def __enter__(self) -> View:
@@ -43,26 +45,34 @@ class View:
         line = Text(f"{job.state:<11}", style=WORDS[job.state]).append(f" {job.label}{took}{why}", style="default")
         self.console.print(line, soft_wrap=True)
 
-    def tick(self) -> None:
+    def tick(self, stopping: bool) -> None:
         """Draws the live view anew."""
         if self.live is None or time.monotonic() - self.last < 0.25:
             return
         self.last = time.monotonic()
-        running = [job for job in self.jobs if job.state == "running"]
-        lines = [Text(self._counts(), style="bold")]
-        for job in running:
-            steps = f"/{job.steps}" if job.steps else ""
-            lines.append(Text(f"  {job.label}  step {job.step()}{steps}", style=WORDS["running"], overflow="ellipsis"))
+        self.forecast.look()
+        lines = [Text(self._counts(stopping), style="bold")]
+        for job in self.jobs:
+            if job.state == "running":
+                line = f"  {job.label}  step {job.step()}/{job.steps}"
+                lines.append(Text(line, style=WORDS["running"], no_wrap=True, overflow="ellipsis"))
         self.live.update(Group(*lines))
 
-    def _counts(self) -> str:
+    def _counts(self, stopping: bool) -> str:
         count = {state: sum(job.state == state for job in self.jobs) for state in WORDS}
         parts = [f"{count['finished']} of {len(self.jobs)} done", f"{count['running']} running"]
-        if count["failed"]:
-            parts.append(f"{count['failed']} failed")
-        took = [job.seconds for job in self.jobs if job.state == "finished" and job.seconds]
-        left = count["waiting"] + count["running"]
-        if took and left:
-            passed = time.monotonic() - self.begin
-            parts.append(f"about {passed / len(took) * left / 60:.0f} min left")
+        parts += [f"{count[state]} {state}" for state in ("failed", "interrupted") if count[state]]
+        left = self.forecast.left()
+        if stopping:
+            parts.append("stopping: what runs writes a checkpoint")
+        elif left:
+            parts.append(f"about {about(left)} left")
         return ", ".join(parts)
+
+
+def about(seconds: float) -> str:
+    """A rough duration: 50 s, 7 min, 3 h 20 min."""
+    if seconds < 90:
+        return f"{math.ceil(seconds / 10) * 10} s"
+    minutes = math.ceil(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -41,4 +41,6 @@ def _watch() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main, sys.argv[1:]))
+    code = guarded(main, sys.argv[1:])
+    sys.stderr.flush()
+    os._exit(code)  # as lrexp.cli.entry: native threads now and then abort a process that winds down the long way

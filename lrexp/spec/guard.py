@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -26,7 +27,8 @@ def guarded(command: Callable[[list[str]], int], arguments: list[str]) -> int:
         if debug:
             raise
         code, message = _told(error)
-        print(f"lrexp: {message}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # a terminal that has been closed
+            print(f"lrexp: {message}", file=sys.stderr)
         return code
 
 

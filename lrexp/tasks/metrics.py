@@ -1,5 +1,7 @@
 """Metrics under their exact names, through scikit-learn and SciPy, each with its standard error over the items.
 
+Both are imported by the metrics that need them: they take a second, which a run measured by its accuracy saves.
+
 accuracy: the analytic error sqrt(p (1 - p) / n). All others: the standard deviation over 300 bootstrap samples of the
 items, drawn from a fixed seed; for f1 and matthews as multinomial draws of the confusion matrix, which is the same.
 f1 is that of class 1 where there are two classes, the mean over classes (macro) where there are more; a class without
@@ -11,8 +13,6 @@ import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.stats import pearsonr, rankdata, spearmanr
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, matthews_corrcoef, mean_squared_error
 
 _RESAMPLES = 300
 _SEED = 20240229
@@ -23,11 +23,11 @@ Values = dict[str, float]
 
 def classification_metrics(names: Sequence[str], labels: np.ndarray, predictions: np.ndarray, classes: int) -> Values:
     """The named metrics of predicted classes (items,) int64, and their standard errors."""
-    confusion = confusion_matrix(labels, predictions, labels=range(classes)).astype(np.float64)
+    confusion = _confusion(labels, predictions, classes)
     found: Values = {}
     for name in names:
         if name == "accuracy":
-            found[name] = float(accuracy_score(labels, predictions))
+            found[name] = float(np.mean(labels == predictions))
             found[f"{name}_standard_error"] = float(np.sqrt(found[name] * (1 - found[name]) / len(labels)))
             continue
         found[name] = _f1(labels, predictions, classes) if name == "f1" else _matthews(labels, predictions)
@@ -44,7 +44,7 @@ def regression_metrics(names: Sequence[str], labels: np.ndarray, predictions: np
     found: Values = {}
     for name in names:
         if name == "mse":
-            found[name] = float(mean_squared_error(labels, predictions))
+            found[name] = _mse(labels, predictions)
         elif is_constant:
             found[name] = 0.0
         else:
@@ -81,7 +81,15 @@ def _ratio(values: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:
     return ratio, float(np.std(values - ratio * sizes, ddof=1) * np.sqrt(len(values)) / total)
 
 
+def _mse(labels: np.ndarray, predictions: np.ndarray) -> float:
+    from sklearn.metrics import mean_squared_error
+
+    return float(mean_squared_error(labels, predictions))
+
+
 def _correlation(name: str, labels: np.ndarray, predictions: np.ndarray) -> float:
+    from scipy.stats import pearsonr, spearmanr
+
     correlate = pearsonr if name == "pearson" else spearmanr
     with warnings.catch_warnings():  # SciPy warns of nearly constant values
         warnings.simplefilter("ignore")
@@ -89,7 +97,14 @@ def _correlation(name: str, labels: np.ndarray, predictions: np.ndarray) -> floa
     return value if np.isfinite(value) else 0.0
 
 
+def _confusion(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
+    """How often each class was taken for each, (true, predicted)."""
+    return np.bincount(labels * classes + predictions, minlength=classes**2).reshape(classes, classes).astype(float)
+
+
 def _f1(labels: np.ndarray, predictions: np.ndarray, classes: int) -> float:
+    from sklearn.metrics import f1_score
+
     if classes == 2:
         return float(f1_score(labels, predictions, zero_division=0.0))  # pyright: ignore[reportArgumentType]
     macro = f1_score(labels, predictions, labels=range(classes), average="macro", zero_division=0.0)  # pyright: ignore[reportArgumentType]
@@ -99,6 +114,8 @@ def _f1(labels: np.ndarray, predictions: np.ndarray, classes: int) -> float:
 def _matthews(labels: np.ndarray, predictions: np.ndarray) -> float:
     if len(np.unique(predictions)) == 1 or len(np.unique(labels)) == 1:
         return 0.0
+    from sklearn.metrics import matthews_corrcoef
+
     return float(matthews_corrcoef(labels, predictions))
 
 
@@ -149,6 +166,8 @@ def _pearson_rows(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _spearman_rows(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    from scipy.stats import rankdata
+
     return _pearson_rows(rankdata(x, axis=1), rankdata(y, axis=1))
 
 

@@ -143,3 +143,14 @@ def test_without_torch_and_working_folder(tmp_path: Path) -> None:
     rows = {row["what"]: row for row in json.loads(found.stdout)}
     assert all(rows[name]["state"] == "missing" for name in ("torch", "transformers", "working folder"))
     assert rows["torch"]["what to do"].startswith("pip install 'torch")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder where even root may make nothing")
+def test_in_a_read_only_home_without_network_caches_and_wandb(tmp_path: Path) -> None:
+    before = "import socket; socket.socket.connect = socket.getaddrinfo = None"  # a call would be an error
+    found = elsewhere(tmp_path, "wandb", before=before, HOME="/proc")
+    assert (found.returncode, found.stderr) == (0, "")
+    rows = {row["what"]: row for row in json.loads(found.stdout)}
+    assert "cannot be written to" in rows["hub cache"]["detail"] and "none can be" in rows["lrexp cache"]["detail"]
+    assert rows["outputs"]["state"] == "ok" and "wandb login" not in rows
+    assert not [row for row in rows.values() if "cannot be looked at" in row["detail"]]

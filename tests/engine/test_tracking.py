@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,7 +50,7 @@ def process_of(mirror: tracking.WandbMirror) -> tracking.Process:
     return mirror.process
 
 
-def test_run_resumed_twice_offline_is_one_run_with_each_step_once(folder: Path) -> None:
+def test_run_resumed_twice_and_synced_three_times_is_one_run_with_each_step_once(folder: Path) -> None:
     record, said, saved = Record(folder / "metrics.jsonl"), [], 0
     for start, stop in ((0, 7), (4, 11), (8, 13)):  # killed at 7, checkpoint at 4; killed at 11, checkpoint at 8
         record.cut(saved)
@@ -69,8 +70,7 @@ def test_run_resumed_twice_offline_is_one_run_with_each_step_once(folder: Path) 
     for line in record.path.read_text().splitlines():
         values = json.loads(line)
         truth.setdefault(values.pop("step"), {}).update(values)
-    shown = {s: {n: None if v != v else v for n, v in row.items()} for s, row in found["history"].items()}
-    assert shown == truth and list(shown) == list(range(1, 13))
+    assert shown(found) == truth and list(truth) == list(range(1, 13))
     assert found["ids"] == {tracking.run_id("0123456789", folder)} and found["exits"] == [0]
     assert (found["project"], found["name"]) == ("papers", "run")
     assert found["config"]["method"] == {"name": "lora", "r": 8} and found["config"]["spec_hash"] == "0123456789"
@@ -80,6 +80,15 @@ def test_run_resumed_twice_offline_is_one_run_with_each_step_once(folder: Path) 
     assert list(Path.cwd().iterdir()) == [] and [p.name for p in folder.iterdir() if p.name != "wandb"] == [
         "metrics.jsonl"
     ]
+    for _ in range(3):  # as lrexp sync does
+        assert tracking.replay(tracking.order(SPEC, FACTS, folder), "finished", RESULT, 60).error is None
+        again = read_offline(folder)
+        assert (shown(again), again["ids"], again["exits"]) == (truth, found["ids"], [0])
+
+
+def shown(found: dict[str, Any]) -> dict[int, dict[str, float | None]]:
+    """The rows by step; NaN is null again."""
+    return {s: {n: None if v != v else v for n, v in row.items()} for s, row in found["history"].items()}
 
 
 def test_healthy_server_gets_all_and_a_replay_replaces_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
