@@ -71,7 +71,9 @@ def jobs(specs: list[tuple[RunSpec, str]], output_dir: str | None) -> list[Job]:
 def _rehearse(run: Run, rehearsed: set[str]) -> None:
     """Reads the data and prepares the model on shapes, once for all runs that differ in seed and training alone."""
     spec = run.spec
-    about = json.dumps([spec.model, spec.dataset, spec.method, spec.training.selection, spec.hardware.precision])
+    switches = spec.training.selection, spec.training.gradient_checkpointing, spec.training.torch_compile
+    hardware = spec.hardware.device, spec.hardware.precision
+    about = json.dumps([spec.model, spec.dataset, spec.method, switches, hardware])
     if about in rehearsed:
         return
     task = read_data(run)
