@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lrexp.engine import finished, reload
+from lrexp.engine import finished, forward, reload
 from lrexp.engine import folder as folders
 from lrexp.engine.determinism import settled
 from lrexp.engine.identify import Run, build_method, identify
@@ -93,12 +93,15 @@ def make_context(run: Run, task: Task) -> Context:
 
 
 def rehearse(run: Run, task: Task, context: Context) -> None:
-    """Prepares the model on shapes alone: targets that match nothing, ranks too large end here; nothing is written."""
+    """Prepares the model on shapes alone: targets that match nothing, ranks too large, switches that the model or the
+    machine cannot follow end here; nothing is written.
+    """
     on_cpu = replace(context, cache=None, device=torch.device("cpu"))
     method = build_method(run.spec)  # another instance: the run's own keeps nothing of a rehearsal
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = build.empty(run.model, run.place, task.outputs, context.dtype)
-        method.prepare(model, method.bound(model), on_cpu)
+        model = method.prepare(model, method.bound(model), on_cpu)
+    forward.refuse_unfit(model, run.spec, run.device)
     if run.origin is not None:
         folder, keeps_base = run.origin.folder, method.keeps_base
         held, decisions = finished.shapes(folder, keeps_base), finished.decisions(folder, on_cpu.device)

@@ -46,6 +46,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tests neither read nor fill the cache of the person who runs them."""
     place = tmp_path_factory.mktemp("cache")
     os.environ["LREXP_CACHE"] = str(place)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(place / "inductor")
     return place
 
 

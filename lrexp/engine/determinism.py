@@ -9,13 +9,14 @@ from contextlib import contextmanager
 import torch
 from torch.backends import cuda
 
+from lrexp.engine.forward import compiler
 from lrexp.engine.identify import Run
 from lrexp.linalg.random import kept_generators
 
 
 @contextmanager
 def settled(run: Run) -> Iterator[None]:
-    """Within the block: the run's threads, deterministic algorithms, generators of its own."""
+    """Within the block: the run's threads, deterministic algorithms, generators and compiled programs of its own."""
     threads = torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
@@ -29,7 +30,7 @@ def settled(run: Run) -> Iterator[None]:
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
-        with kept_generators(run.device):
+        with kept_generators(run.device), compiler(run.spec):
             yield
     finally:
         torch.set_num_threads(threads)

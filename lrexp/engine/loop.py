@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lrexp.engine import checkpoint, memory
+from lrexp.engine.forward import CompileClock, evaluation
 from lrexp.engine.gradients import clip
 from lrexp.engine.precision import autocast
 from lrexp.engine.progress import Progress
@@ -44,6 +45,8 @@ class Loop:
         self.progress, self.stop, self.state = progress, stop, state
         self.whole = not self.method.keeps_base  # whether a checkpoint needs all parameters
         self.autocast = autocast(spec.hardware.precision, context.device)
+        self.evaluation = evaluation(self.autocast, spec.training)
+        self.compiling = CompileClock()
         self.record = Record(folder / "metrics.jsonl")
         self.sampler = of_run(spec, task)
         self.in_step = False
@@ -70,11 +73,12 @@ class Loop:
         self.record.cut(self.state.recorded)
         selection = Selection(self)
         self.model.train()
-        while True:
-            self._settle(selection)
-            if self.state.step >= self.context.total_steps:
-                break
-            self._timed_step()
+        with self.compiling.running(self.spec.training):
+            while True:
+                self._settle(selection)
+                if self.state.step >= self.context.total_steps:
+                    break
+                self._timed_step()
         selection.restore()
 
     def _settle(self, selection: Selection) -> None:
@@ -106,14 +110,16 @@ class Loop:
         checkpoint.save(self.folder / "checkpoints", self.state.step, tensors, state)
 
     def _timed_step(self) -> None:
-        begin = time.perf_counter()
+        begin, compiled = time.perf_counter(), self.compiling.seconds
         self.in_step = True
         loss = self._step(self.state.step)
         self.in_step = False
         duration = time.perf_counter() - begin
-        self.durations.append(duration)
-        self.seconds += duration
+        compiling = self.compiling.seconds - compiled
+        self.durations.append(duration - compiling)
+        self.seconds += self.durations[-1]
         self.state.train_seconds += duration
+        self.state.compile_seconds += compiling
         self.state.step += 1
         if self.progress.due(self.state.step == self.context.total_steps):
             rates = len(self.durations) / self.seconds, self.tokens / self.seconds

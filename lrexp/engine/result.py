@@ -32,7 +32,7 @@ def evaluate(loop: Loop) -> dict[str, float | None]:
     size = loop.spec.training.per_device_eval_batch_size
     for name in [n for n in task.splits if n != "train" and n != task.reported] + [task.reported]:
         columns = predict(
-            loop.model, task, task.splits[name], size, loop.context.device, loop.autocast, loop.stop.check
+            loop.model, task, task.splits[name], size, loop.context.device, loop.evaluation, loop.stop.check
         )
         prefix = "" if name == task.reported else f"{name}_"
         metrics |= {f"{prefix}{key}": value for key, value in task.metrics(columns).items()}
@@ -73,6 +73,7 @@ def optimizer_bytes(optimizer: Optimizer) -> int:
 def costs(model: nn.Module | None, state: State, loop: Loop | None) -> dict[str, Any]:
     """Clock and memory figures; what was not reached is None."""
     parameters = list(model.parameters()) if model else []
+    compiling = {"compile_seconds": state.compile_seconds} if loop and loop.spec.training.torch_compile else {}
     return {
         "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad) if model else None,
         "total_parameters": sum(p.numel() for p in parameters) if model else None,
@@ -85,6 +86,7 @@ def costs(model: nn.Module | None, state: State, loop: Loop | None) -> dict[str,
         "prepare_peak_bytes": state.prepare_peak_bytes if model else None,
         "train_seconds": state.train_seconds,
         "evaluate_seconds": state.evaluate_seconds,
+        **compiling,
         "resumed_from": state.resumed_from,
     }
 

@@ -39,7 +39,7 @@ class Selection:
         loop, task = self.loop, self.loop.task
         size = loop.spec.training.per_device_eval_batch_size
         columns = predict(
-            loop.model, task, task.splits[self.split], size, loop.context.device, loop.autocast, loop.stop.check
+            loop.model, task, task.splits[self.split], size, loop.context.device, loop.evaluation, loop.stop.check
         )
         metrics = task.metrics(columns)
         if self.rule != "last":

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lrexp.engine import checkpoint, memory, precision, provenance, reload, result
+from lrexp.engine import checkpoint, forward, memory, precision, provenance, reload, result
 from lrexp.engine import folder as folders
 from lrexp.engine.files import write_text
 from lrexp.engine.finished import keep_decisions
@@ -78,6 +78,9 @@ class Session:
             progress.say(f"starts from the weights of {run.origin.folder}, {head}")
         saved = checkpoint.read_latest(self.folder / "checkpoints", progress.say)
         self.model = self.prepare(saved)
+        forward.arrange(self.model, run.spec.training)
+        if run.spec.training.torch_compile:
+            progress.say("compiling: the first step with each new shape of batch takes its time")
         self.loop = Loop(
             run.spec, self.task, self._prepared(self.model), self.context, self.folder, progress, stop, self.state
         )
@@ -187,6 +190,8 @@ def explain(error: Exception, where: str) -> RunError:
             f"the disk is full {where}; what was saved before is whole. Free some space and give the same command "
             "again."
         )
+    if words := forward.compilers_words(error):
+        return RunError(f"torch.compile failed {where}: {words}\n{forward.OFF}; LREXP_DEBUG=1 shows more.")
     if isinstance(error, OSError | InputError):
         return RunError(f"{text} ({where})")
     return RunError(f"{type(error).__name__} {where}: {text}")

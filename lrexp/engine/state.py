@@ -24,6 +24,7 @@ class State:
     best_step: int | None = None
     train_seconds: float = 0.0
     evaluate_seconds: float = 0.0
+    compile_seconds: float = 0.0
     step_seconds: float | None = None
     tokens_per_second: float | None = None
     prepare_seconds: float = 0.0

@@ -75,7 +75,9 @@ def _rehearse(run: Run, items: dict[str, int]) -> int:
     Returns how many items the run trains on.
     """
     spec = run.spec
-    about = json.dumps([spec.model, spec.dataset, spec.method, spec.training.selection, spec.hardware.precision])
+    switches = spec.training.selection, spec.training.gradient_checkpointing, spec.training.torch_compile
+    hardware = spec.hardware.device, spec.hardware.precision
+    about = json.dumps([spec.model, spec.dataset, spec.method, spec.init_from, switches, hardware])
     if about not in items:
         task = read_data(run)
         rehearse(run, task, make_context(run, task))

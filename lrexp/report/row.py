@@ -84,8 +84,9 @@ def _training(costs: Mapping[str, Any]) -> str | None:
     if seconds is None:
         return None
     speed = [f"{quantity.duration(step)} a step"] * (step is not None) + [f"{tokens or 0:,.0f} tokens/s"] * bool(tokens)
+    compiling = [f"compiling {quantity.duration(costs['compile_seconds'])}"] if "compile_seconds" in costs else []
     resumed = [f"resumed at step {', '.join(map(str, costs['resumed_from']))}"] * bool(costs["resumed_from"])
-    return ", ".join([str(quantity.duration(seconds)), *speed, *resumed])
+    return ", ".join([str(quantity.duration(seconds)), *speed, *compiling, *resumed])
 
 
 def _others(result: Mapping[str, Any]) -> str:

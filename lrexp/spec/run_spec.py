@@ -57,6 +57,8 @@ class TrainingSpec:
     logging_steps: int
     selection: Literal["last", "best", "best_on_test"]
     selection_metric: str | None
+    gradient_checkpointing: bool = False  # from here on, keys that older frozen specs lack
+    torch_compile: bool = False
 
     def __post_init__(self) -> None:
         for name in (

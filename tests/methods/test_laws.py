@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lrexp.engine import checkpoint
+from lrexp.engine import checkpoint, forward
 from lrexp.engine.loop import Loop
 from lrexp.engine.session import Session
 from lrexp.methods import catalog
@@ -56,6 +56,17 @@ def losses(folder: Path) -> list[float]:
     return [json.loads(line)["train/loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+def stop_after(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
+    step = Loop._timed_step
+
+    def stopping(loop: Loop) -> None:
+        step(loop)
+        if loop.state.step in steps and loop.state.step not in loop.state.resumed_from:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Loop, "_timed_step", stopping)
+
+
 def test_same_seed_gives_the_same_bytes(method: str, run: Any) -> None:
     (first, one), (second, two) = run(f"method={method}", to="one"), run(f"method={method}", to="two")
     assert weights(one) == weights(two)
@@ -75,21 +86,15 @@ def test_another_seed_gives_other_weights(method: str, run: Any) -> None:
         ("training.gradient_accumulation_steps=2", "training.per_device_train_batch_size=4"),
         ("hardware.precision=bf16",),
         ("hardware.precision=bf16_autocast", "training.eval_steps=2", "training.selection=best"),
+        ("training.gradient_checkpointing=true", "model.dropout=0.2"),
     ],
-    ids=["float32", "accumulation", "bf16", "autocast-best"],
+    ids=["float32", "accumulation", "bf16", "autocast-best", "checkpointing"],
 )
 def test_stopped_and_resumed_equals_undisturbed(
     method: str, setting: tuple[str, ...], run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, undisturbed = run(f"method={method}", *setting, to="undisturbed")
-    step = Loop._timed_step
-
-    def stopping(loop: Loop) -> None:
-        step(loop)
-        if loop.state.step in (1, 4) and loop.state.step not in loop.state.resumed_from:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(Loop, "_timed_step", stopping)
+    stop_after(monkeypatch, 1, 4)
     for _ in range(2):
         with pytest.raises(Interrupted):
             run(f"method={method}", *setting, to="stopped")
@@ -98,6 +103,28 @@ def test_stopped_and_resumed_equals_undisturbed(
     assert weights(resumed) == weights(undisturbed)
     assert (resumed / "metrics.jsonl").read_bytes() == (undisturbed / "metrics.jsonl").read_bytes()
     assert result["metrics"] == whole["metrics"]
+
+
+def test_activations_computed_again_change_no_byte(method: str, run: Any) -> None:
+    kept, one = run(f"method={method}", "model.dropout=0.2", to="kept")
+    again, two = run(f"method={method}", "model.dropout=0.2", "training.gradient_checkpointing=true", to="again")
+    assert weights(one) == weights(two) and kept["metrics"] == again["metrics"]
+    assert (one / "metrics.jsonl").read_bytes() == (two / "metrics.jsonl").read_bytes()
+
+
+def test_compiled_it_resumes_exactly_and_stays_close(method: str, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced as for the real backend, but with torch's own kernels: a C++ compiler would take minutes a method."""
+    monkeypatch.setattr(forward, "BACKEND", "aot_eager")
+    short = (f"method={method}", "model.dropout=0.2", "training.max_steps=3", "dataset.max_length=8")
+    _, eager = run(*short, to="eager")
+    _, undisturbed = run(*short, "training.torch_compile=true", to="undisturbed")
+    torch.testing.assert_close(torch.tensor(losses(undisturbed)), torch.tensor(losses(eager)), rtol=1e-4, atol=1e-5)
+    stop_after(monkeypatch, 1)
+    with pytest.raises(Interrupted):
+        run(*short, "training.torch_compile=true", to="stopped")
+    _, resumed = run(*short, "training.torch_compile=true", to="stopped")
+    assert weights(resumed) == weights(undisturbed)
+    assert (resumed / "metrics.jsonl").read_bytes() == (undisturbed / "metrics.jsonl").read_bytes()
 
 
 def test_accumulation_does_not_change_the_losses(method: str, run: Any) -> None:

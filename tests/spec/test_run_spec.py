@@ -61,6 +61,8 @@ HASHED = {
     "training.max_steps": 7,
     "training.eval_steps": 5,
     "training.group_by_length": False,
+    "training.gradient_checkpointing": True,
+    "training.torch_compile": True,
 }
 UNHASHED = {
     "experiment": "embedded_lora",
@@ -181,6 +183,14 @@ def test_references_within_a_spec_are_filled(spec: RunSpec) -> None:
     mapping = spec.to_dict()
     mapping["method"]["lora_alpha"] = "${method.r}"
     assert RunSpec.from_dict(mapping).method["lora_alpha"] == 8.0
+
+
+def test_a_spec_frozen_before_the_switches_reads_with_them_off(tmp_path: Path, spec: RunSpec) -> None:
+    text = spec.to_yaml()
+    older = text.replace("  gradient_checkpointing: false\n", "").replace("  torch_compile: false\n", "")
+    assert len(older.splitlines()) == len(text.splitlines()) - 2
+    (tmp_path / "spec.yaml").write_text(older)
+    assert RunSpec.read(tmp_path / "spec.yaml")[0] == spec
 
 
 def test_a_learning_rate_of_null_is_filled_in_a_file_too(spec: RunSpec) -> None:
