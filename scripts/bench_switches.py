@@ -37,7 +37,8 @@ from lrexp.engine.identify import build_method
 from lrexp.linalg.random import seed_ambient
 from lrexp.methods.base import Context, Decisions
 from lrexp.methods.catalog import families
-from lrexp.models import load
+from lrexp.models import build, load, model_spec
+from lrexp.models.model_spec import Outputs
 from lrexp.optim.build import make_optimizer
 from lrexp.spec.compose import compose
 from lrexp.spec.run_spec import RunSpec, TrainingSpec
@@ -105,9 +106,9 @@ def build_step(spec: RunSpec, model_name: str, setting: str) -> Callable[[], Non
 def prepared(spec: RunSpec, model_name: str, device: torch.device) -> nn.Module:
     from transformers import BertConfig, BertForSequenceClassification
 
-    section = load.read({**spec.model, "name": "embedded"})
+    section = model_spec.read({**spec.model, "name": "embedded"})
     if model_name == "embedded":
-        model = load.classifier(section, load.folder(section), 2, None, 0)
+        model = build.base(section, load.place(section), Outputs("classification", 2), 0)
     else:
         model = BertForSequenceClassification(BertConfig(**MINILM))  # type: ignore[arg-type]
     context = Context(0, 1, device, torch.float32, head=section.head)

@@ -34,6 +34,7 @@ from lrexp.tasks.base import Split, Task
 
 RECORD = "lrexp_export.json"
 FORMAT = 1
+TASK_TYPES = {"classification": "SEQ_CLS", "causal_lm": "CAUSAL_LM"}  # PEFT's words
 BATCHES = 4  # on which logits are compared
 CPU = torch.device("cpu")
 
@@ -78,7 +79,7 @@ def peft(run: Run, task: Task, model: nn.Module) -> Export:
     base = build.base(run.model, run.place, task.outputs, 0)
     base = place(base, CPU, next(model.parameters()).dtype)
     _refuse_other_changes(model, base, (*layers, *head))
-    kind = "SEQ_CLS" if task.kind in ("classification", "regression") else None
+    kind = TASK_TYPES.get(task.outputs.kind)
     config = peft_config(plain, [layer.base for layer in layers.values()], head, kind, run.model.path or run.model.hub)
     exported = _logits(_with(base, plain, tensors), run, task)
 
@@ -131,9 +132,13 @@ def _logits(
 
 
 def first(task: Task, size: int) -> Split:
-    """The items on which logits are compared: as many as fill a few batches of the reported split."""
+    """The items on which logits are compared: as many as fill a few batches of the reported split.
+
+    A sequence of a language model has logits for every token, so that a few sequences say as much.
+    """
     split = task.splits[task.reported]
-    return Split(split.items[: BATCHES * size], split.lengths[: BATCHES * size])
+    count = BATCHES if task.outputs.kind == "causal_lm" else BATCHES * size
+    return Split(split.items[:count], split.lengths[:count])
 
 
 def _largest(one: Tensor, other: Tensor) -> float:

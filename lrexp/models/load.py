@@ -59,7 +59,7 @@ def _tokenizer_folder(spec: ModelSpec) -> Path | None:
         if not given.is_dir():
             raise InputError(f"model.tokenizer_path={spec.tokenizer_path}: no such folder.")
         return given
-    if spec.tokenizer is None:
+    if spec.tokenizer is None or not spec.is_drawn:  # a folder written by save_pretrained has the model's own
         return None
     if spec.tokenizer in TOKENIZERS:
         return TOKENIZERS[spec.tokenizer]

@@ -22,7 +22,8 @@ class ModelSpec:
     """Where a model comes from and which of its modules every method trains beside its own.
 
     With `path` or `hub` its weights are loaded. With neither, `architecture` names its class and `config` its sizes in
-    transformers' own words, and its weights are drawn from the run's seed; the tokenizer then has a place of its own.
+    transformers' own words, its weights are drawn from the run's seed, and `tokenizer` or `tokenizer_path` says where
+    its tokenizer is.
     """
 
     name: str

@@ -1,0 +1,120 @@
+"""Whole runs of a small LLaMA: drawn or from a folder, trained, stopped and resumed, exported, evaluated again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lrexp.cli import main
+from lrexp.engine.loop import Loop
+from lrexp.methods.catalog import families
+from lrexp.models import build, load
+from lrexp.models.model_spec import Outputs, read
+from lrexp.spec.compose import compose
+from lrexp.spec.errors import InputError, Interrupted
+from lrexp.train import train
+
+SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+TEXT = "def double(x):\n    return x + x\n\nclass Café:\n    pass\n"
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> list[str]:
+    """Overrides of a run of six steps that takes a second."""
+    data = tmp_path / "data"
+    data.mkdir()
+    for name, times in (("train", 60), ("validation", 12)):
+        (data / f"{name}.txt").write_text(TEXT * times, encoding="utf-8")
+    sizes = [f"model.config.{key}={value}" for key, value in SIZES.items()]
+    return [
+        "model=llama_tiny", *sizes, "dataset=text", f"dataset.path={data}", "dataset.max_length=16",
+        "training.max_steps=6", "training.per_device_train_batch_size=4", "training.save_steps=2",
+        "training.logging_steps=1", "training.learning_rate=1e-2", "hardware=cpu", "hardware.threads=1",
+    ]  # fmt: skip
+
+
+def run(words: list[str], folder: Path) -> tuple[dict[str, Any], Path]:
+    return train(compose(words, families())[0], str(folder))
+
+
+def test_a_drawn_model_learns_and_repeats(words: list[str], tmp_path: Path) -> None:
+    (one, first), (two, second) = (run([*words, "method=full"], tmp_path / name) for name in ("one", "two"))
+    assert one["metrics"] == two["metrics"] and one["primary_metric"] == "perplexity"
+    assert (first / "model.safetensors").read_bytes() == (second / "model.safetensors").read_bytes()
+    losses = [json.loads(line)["train/loss"] for line in (first / "metrics.jsonl").read_text().splitlines()]
+    assert losses[-1] < losses[0] - 0.5  # log(2048) = 7.6 before the first step
+    other, _ = run([*words, "method=full", "seed=1"], tmp_path / "other")
+    assert other["metrics"] != one["metrics"]
+
+
+@pytest.mark.parametrize("setting", ["packing=true", "packing=false"])
+def test_stopped_and_resumed_equals_undisturbed(
+    setting: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = [*words, "method=full", f"dataset.{setting}"]
+    if setting == "packing=false":
+        rows = [json.dumps({"text": TEXT[: 5 + i % 40]}) for i in range(40)]
+        for name in ("train", "validation"):
+            (tmp_path / "data" / f"{name}.txt").unlink()
+            (tmp_path / "data" / f"{name}.jsonl").write_text("\n".join(rows))
+    whole, undisturbed = run(line, tmp_path / "whole")
+    step = Loop._timed_step
+
+    def stopping(loop: Loop) -> None:
+        step(loop)
+        if loop.state.step == 3 and not loop.state.resumed_from:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Loop, "_timed_step", stopping)
+    with pytest.raises(Interrupted):
+        run(line, tmp_path / "stopped")
+    result, resumed = run(line, tmp_path / "stopped")
+    assert result["costs"]["resumed_from"] == [3] and result["metrics"] == whole["metrics"]
+    assert (resumed / "model.safetensors").read_bytes() == (undisturbed / "model.safetensors").read_bytes()
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A small LLaMA and its tokenizer as save_pretrained writes them."""
+    keys = {"vocab_size": 2048, "max_position_embeddings": 64, **SIZES}
+    spec = read({"name": "x", "kind": "decoder", "architecture": "llama", "config": keys, "tokenizer": "embedded"})
+    place = load.place(spec)
+    build.base(spec, place, Outputs("causal_lm"), 0).save_pretrained(tmp_path / "model")  # type: ignore[operator]
+    load.tokenizer(place).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("method", ["lora", "pissa"])
+def test_adapters_on_a_folder_export_and_evaluate_again(
+    method: str, words: list[str], saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    words = [word for word in words if "config" not in word]
+    result, folder = run([*words, f"method={method}", f"model.path={saved}"], tmp_path / "run")
+    for kind in ("peft", "merged"):
+        assert main(["export", str(folder), "--to", kind, "--out", str(tmp_path / kind)]) == 0
+        capsys.readouterr()
+    assert json.loads((tmp_path / "peft" / "adapter_config.json").read_text())["task_type"] == "CAUSAL_LM"
+    ids = torch.randint(0, 2048, (2, 12), generator=torch.Generator().manual_seed(0))
+    base = AutoModelForCausalLM.from_pretrained(saved, dtype=torch.float32)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
+    with torch.no_grad():
+        adapted = PeftModel.from_pretrained(base, tmp_path / "peft").eval()(ids).logits
+        torch.testing.assert_close(merged(ids).logits, adapted, rtol=0, atol=1e-5)
+    assert main(["eval", str(folder), "--format", "json"]) == 0
+    again = {row["metric"]: row["value"] for row in json.loads(capsys.readouterr().out)}
+    assert again == {name: result["metrics"][name] for name in again}
+
+
+def test_a_model_and_data_that_do_not_match_are_refused(words: list[str], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="do not go together"):
+        run([*(word for word in words if not word.startswith("model")), "model=embedded"], tmp_path / "run")
+    assert not (tmp_path / "run").exists()
