@@ -27,6 +27,7 @@ from lrexp.spec.errors import InputError
 from lrexp.spec.places import cache_folder
 from lrexp.spec.run_spec import RunSpec
 from lrexp.tasks import build as tasks
+from lrexp.tasks import fit
 from lrexp.tasks.base import Task
 
 
@@ -93,13 +94,14 @@ def make_context(run: Run, task: Task) -> Context:
 
 
 def rehearse(run: Run, task: Task, context: Context) -> None:
-    """Prepares the model on shapes alone: targets that match nothing, ranks too large, switches that the model or the
-    machine cannot follow end here; nothing is written.
+    """Prepares the model on shapes alone: tokens that it lacks, targets that match nothing, ranks too large, switches
+    that the model or the machine cannot follow end here; nothing is written.
     """
     on_cpu = replace(context, cache=None, device=torch.device("cpu"))
     method = build_method(run.spec)  # another instance: the run's own keeps nothing of a rehearsal
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = build.empty(run.model, run.place, task.outputs, context.dtype)
+        fit.refuse_unfit(task, model.config, run.model.name)
         model = method.prepare(model, method.bound(model), on_cpu)
     forward.refuse_unfit(model, run.spec, run.device)
     if run.origin is not None:

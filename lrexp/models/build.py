@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from lrexp.linalg.random import ambient
+from lrexp.models import architecture
 from lrexp.models.load import Place, first_line, quiet
 from lrexp.models.model_spec import TAKES, ModelSpec, Outputs
 from lrexp.spec.errors import InputError
@@ -54,9 +56,10 @@ def empty(spec: ModelSpec, place: Place, outputs: Outputs, dtype: torch.dtype) -
 def refuse_other_kind(spec: ModelSpec, kind: str) -> None:
     """Raises InputError where a model of this kind is built for other outputs than a task of `kind` asks for."""
     if kind not in TAKES[spec.kind]:
+        article = "an" if spec.kind == "encoder" else "a"
         raise InputError(
             f"model={spec.name} ({spec.kind}) and a data set for {kind} do not go together: "
-            f"a {spec.kind} takes {' and '.join(TAKES[spec.kind])}. Set model= and dataset= to match."
+            f"{article} {spec.kind} takes {' and '.join(TAKES[spec.kind])}. Set model= and dataset= to match."
         )
 
 
@@ -81,21 +84,21 @@ def _auto(outputs: Outputs) -> Any:
     return getattr(transformers, names[outputs.kind])
 
 
-def _config(spec: ModelSpec, place: Place, outputs: Outputs) -> Any:
+def _read_config(folder: Path) -> Any:
     from transformers import AutoConfig
 
-    quiet()
     try:
-        if place.folder is None:
-            config = AutoConfig.for_model(spec.architecture or "", **spec.config)
-        else:
-            config = AutoConfig.from_pretrained(place.folder, trust_remote_code=False, local_files_only=True)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:
-        where = f"model={spec.name}" if place.folder is None else str(place.folder / "config.json")
-        raise InputError(f"{where}: {first_line(error)}") from error
+        raise InputError(f"{folder / 'config.json'}: {first_line(error)}") from error
+
+
+def _config(spec: ModelSpec, place: Place, outputs: Outputs) -> Any:
+    quiet()
+    config = architecture.drawn(spec, place) if place.folder is None else _read_config(place.folder)
     if outputs.num_labels:
         config.num_labels = outputs.num_labels
-        config.problem_type = outputs.problem_type  # pyright: ignore[reportAttributeAccessIssue]
+        config.problem_type = outputs.problem_type
     if spec.dropout is not None:
         for key in DROPOUT:
             if hasattr(config, key):

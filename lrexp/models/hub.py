@@ -75,6 +75,30 @@ def download(hub: str, revision: str | None, name: str, tell: Callable[[int], No
     return found
 
 
+def is_name(text: str) -> bool:
+    """Whether something on the hub could be called so."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(text)
+    except HFValidationError:
+        return False
+    return True
+
+
+def cached_tokenizer(hub: str) -> Path | None:
+    """The folder with the tokenizer of a model on the hub, if the cache has it. Reads files only."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        found = snapshot_download(hub, allow_patterns=list(TOKENIZER_PATTERNS), local_files_only=True)
+    except LocalEntryNotFoundError as error:
+        found = getattr(error, "snapshot_path", None)
+    return Path(found) if found is not None and has_tokenizer(Path(found)) else None
+
+
 def tokenizer_folder(hub: str, name: str) -> Path:
     """The folder with the tokenizer of a model on the hub, downloaded if it is not in the cache; no weights are.
 
@@ -82,23 +106,22 @@ def tokenizer_folder(hub: str, name: str) -> Path:
         InputError: neither a cached copy nor a hub that answers; `name` is the choice that messages name.
     """
     from huggingface_hub import HfApi, constants, snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
 
-    found = None
-    try:
-        found = snapshot_download(hub, allow_patterns=list(TOKENIZER_PATTERNS), local_files_only=True)
-    except LocalEntryNotFoundError as error:
-        found = getattr(error, "snapshot_path", None)
-    if found is not None and has_tokenizer(Path(found)):
-        return Path(found)
+    found = cached_tokenizer(hub)
+    if found is not None:
+        return found
     if constants.HF_HUB_OFFLINE:
-        raise _not_there(hub, name, "HF_HUB_OFFLINE is set")
+        raise _no_tokenizer(hub, name, "HF_HUB_OFFLINE is set")
     with quiet():
         try:
             ask(lambda: HfApi().model_info(hub, timeout=PROBE_SECONDS), PROBE_SECONDS)
-            return Path(snapshot_download(hub, allow_patterns=list(TOKENIZER_PATTERNS)))
+            snapshot_download(hub, allow_patterns=list(TOKENIZER_PATTERNS))
         except Exception as error:  # transport, hub and disk errors have no common type; all mean that it is not there
-            raise _not_there(hub, name, why(error)) from None
+            raise _no_tokenizer(hub, name, why(error)) from None
+    found = cached_tokenizer(hub)
+    if found is None:
+        raise _no_tokenizer(hub, name, "the hub has no tokenizer of it")
+    return found
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -220,4 +243,11 @@ def _not_there(hub: str, name: str, reason: str) -> InputError:
     return InputError(
         f"model={name}: {hub} is not wholly in the cache and cannot be fetched ({reason}): run "
         f"`lrexp fetch model={name}` where there is a network, or give a folder with model.path=DIR"
+    )
+
+
+def _no_tokenizer(hub: str, name: str, reason: str) -> InputError:
+    return InputError(
+        f"model={name}: its tokenizer, {hub}, is not in the cache and cannot be fetched ({reason}): run `lrexp fetch "
+        f"model={name}` where there is a network, or give model.tokenizer_path=DIR or model.tokenizer=embedded"
     )

@@ -16,6 +16,8 @@ EMBEDDED = Path(__file__).parent / "embedded"
 TOKENIZERS = {"embedded": Path(__file__).parent / "tokenizer"}  # those that ship, by name
 TOKENIZER_FILES = ("tokenizer*.json", "vocab.*", "merges.txt", "special_tokens_map.json", "spiece.model")
 
+UNLIMITED = int(1e30)  # what transformers writes for a tokenizer without a limit
+
 
 @dataclass(frozen=True)
 class Place:
@@ -65,6 +67,11 @@ def _tokenizer_folder(spec: ModelSpec) -> Path | None:
         return TOKENIZERS[spec.tokenizer]
     from lrexp.models import hub
 
+    if not hub.is_name(spec.tokenizer):
+        raise InputError(
+            f"model.tokenizer={spec.tokenizer}: is neither {' nor '.join(TOKENIZERS)} nor a name on the hub; "
+            "a folder goes into model.tokenizer_path"
+        )
     return hub.tokenizer_folder(spec.tokenizer, spec.name)
 
 
@@ -119,14 +126,18 @@ def _update(digest: Any, folder: Path | None, patterns: tuple[str, ...]) -> None
 
 
 def tokenizer(place: Place) -> Any:
-    """The model's fast tokenizer; None for a model that reads no text. Raises InputError if the folder has none."""
+    """The model's fast tokenizer; None for a model that reads no text. Raises InputError if the folder has none.
+
+    A tokenizer's limit on the length is that of the model it was made for, so it is lifted where the weights are drawn.
+    """
     if place.tokenizer is None:
         return None
     from transformers import AutoTokenizer
 
     quiet()
+    limit = {"model_max_length": UNLIMITED} if place.folder is None else {}
     try:
-        return AutoTokenizer.from_pretrained(place.tokenizer, trust_remote_code=False, local_files_only=True)
+        return AutoTokenizer.from_pretrained(place.tokenizer, trust_remote_code=False, local_files_only=True, **limit)
     except Exception as error:
         raise InputError(f"{place.tokenizer}: no tokenizer could be read there ({first_line(error)}).") from error
 

@@ -21,9 +21,9 @@ TAKES: dict[str, tuple[OutputKind, ...]] = {  # what a kind of model is built fo
 class ModelSpec:
     """Where a model comes from and which of its modules every method trains beside its own.
 
-    With `path` or `hub` its weights are loaded. With neither, `architecture` names its class and `config` its sizes in
-    transformers' own words, its weights are drawn from the run's seed, and `tokenizer` or `tokenizer_path` says where
-    its tokenizer is.
+    With `path` or `hub` its weights are loaded, whatever else is set. With neither, `architecture` names its class and
+    `config` its sizes in transformers' own words (lrexp.models.architecture says which), its weights are drawn from the
+    run's seed, and `tokenizer` or `tokenizer_path` says where its tokenizer is.
     """
 
     name: str
@@ -49,7 +49,7 @@ class ModelSpec:
     @property
     def is_drawn(self) -> bool:
         """Whether the weights are drawn from the seed: nothing of them is loaded."""
-        return self.path is None and self.architecture is not None
+        return self.path is None and self.hub is None and self.architecture is not None
 
 
 @dataclass(frozen=True)
