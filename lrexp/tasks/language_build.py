@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lrexp.tasks.encode import Encodings
 
 _SOURCES: dict[str, ModuleType] = {"text": text, "stdlib": stdlib_text}
+_FORMAT = 2  # raised whenever the same documents are encoded in another way
 _NOT_ENCODED = ("model", "path", "primary_metric", "max_train_samples", "max_eval_samples", "validation_fraction")
 
 
@@ -52,7 +53,11 @@ def build(
     if roles.held_out:
         pooled = parts.pop("train")
         size = splits.held_out_size(len(encodings.splits["train"]), data)
-        held = splits.hold_out(len(pooled), size, roles.held_out, seed)
+        held = (
+            splits.hold_out_tail(len(pooled), size, roles.held_out)
+            if data.packing
+            else splits.hold_out(len(pooled), size, roles.held_out, seed)
+        )
         parts |= {name: pooled.take(positions) for name, positions in held.items()}
     task = CausalLM(data, {name: Split(part, part.lengths) for name, part in parts.items()}, tokenizer)
     task.reported, task.selection, task.fingerprint = roles.reported, roles.selection, content
@@ -64,7 +69,7 @@ def _check_tokenizer(tokenizer: Any, data: LanguageData) -> None:
         raise InputError(f"dataset={data.name} is text, and the model reads none (it has no tokenizer)")
     if tokenizer.eos_token_id is None:
         raise InputError("the model's tokenizer has no end-of-text token (eos_token), which ends a document")
-    if data.max_length > tokenizer.model_max_length:
+    if data.max_length > tokenizer.model_max_length:  # of a model that is loaded: lrexp.models.load.tokenizer
         raise InputError(
             f"dataset.max_length is {data.max_length}, but the model takes at most {tokenizer.model_max_length} tokens"
         )
@@ -90,5 +95,5 @@ def _key(data: LanguageData, tokenizer: Any, content: str) -> str:
     from lrexp.tasks import encode
 
     about = {key: value for key, value in asdict(data).items() if key not in _NOT_ENCODED}
-    parts = [encode.FORMAT, "language", content, encode.tokenizer_hash(tokenizer), about]
+    parts = [encode.FORMAT, "language", _FORMAT, content, encode.tokenizer_hash(tokenizer), about]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

@@ -1,7 +1,8 @@
 """Which rows are trained on, evaluated on and selected on.
 
 A limit on the rows takes the first ones of a fixed shuffled order, the same for every seed. What is held out of train
-depends on the number of rows and the run's seed alone. Raw PCG64 output is used: NumPy keeps it over its versions.
+depends on the number of rows and, but for packed text, the run's seed alone. Raw PCG64 output is used: NumPy keeps it
+over its versions.
 """
 
 import hashlib
@@ -77,9 +78,27 @@ def hold_out(pooled: int, size: int, names: Sequence[str], seed: int) -> dict[st
     Raises:
         InputError: nothing would be left to train on.
     """
-    if pooled <= size * len(names):
-        raise InputError(f"train has {pooled} rows, too few to hold out {' and '.join(names)}: add a validation split")
+    _refuse_too_few(pooled, size, names)
     order = shuffled(pooled, f"{seed}:split")
     parts = {name: order[i * size : (i + 1) * size] for i, name in enumerate(names)}
     parts["train"] = order[size * len(names) :]
     return {name: np.sort(part) for name, part in parts.items()}
+
+
+def hold_out_tail(pooled: int, size: int, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The same for rows that follow one another: the last ones are held out, those of the first name at the very end.
+
+    A row of running text between two rows that are trained on would be all but known.
+
+    Raises:
+        InputError: nothing would be left to train on.
+    """
+    _refuse_too_few(pooled, size, names)
+    positions = np.arange(pooled)
+    parts = {name: positions[pooled - (i + 1) * size : pooled - i * size] for i, name in enumerate(names)}
+    return {**parts, "train": positions[: pooled - size * len(names)]}
+
+
+def _refuse_too_few(pooled: int, size: int, names: Sequence[str]) -> None:
+    if pooled <= size * len(names):
+        raise InputError(f"train has {pooled} rows, too few to hold out {' and '.join(names)}: add a validation split")

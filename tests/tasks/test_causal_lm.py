@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,15 +14,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GPT2Config
 
 from lrexp.models.load import TOKENIZERS
 from lrexp.spec.choices import choice
 from lrexp.spec.errors import InputError
-from lrexp.tasks import build
+from lrexp.tasks import build, fit, language_encode
 from lrexp.tasks.causal_lm import IGNORED
 from lrexp.tasks.language import LanguageData
-from lrexp.tasks.language_encode import byte_sizes, encode
+from lrexp.tasks.language_encode import byte_sizes, encode, pieces
 from lrexp.tasks.metrics import language_metrics
 
 TEXTS = ["def f(x):\n    return x + 1\n", "naïve café ☕ — déjà vu\n" * 3, "x"]
@@ -80,6 +82,93 @@ def test_one_document_a_sequence_is_cut_at_the_length(tokenizer: Any) -> None:
     found = encode(TEXTS, tokenizer, data, "train")
     whole = [[*tokenizer(text, add_special_tokens=False)["input_ids"], 0] for text in TEXTS]
     assert [item["input_ids"].tolist() for item in found] == [ids[:8] for ids in whole]
+
+
+def test_documents_without_a_target_are_dropped(tokenizer: Any) -> None:
+    data = LanguageData("text", "text", max_length=8, packing=False)
+    found = encode(["", "x", "", *TEXTS], tokenizer, data, "train")
+    assert found.rows.tolist() == [1, 3, 4, 5] and found.lengths.min() == 2
+    alone = encode(TEXTS, tokenizer, data, "train")
+    assert [item["input_ids"].tolist() for item in found][1:] == [item["input_ids"].tolist() for item in alone]
+    with pytest.raises(InputError, match="train: no document has a token to predict"):
+        encode(["", ""], tokenizer, data, "train")
+
+
+def test_pieces_are_cut_at_line_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(language_encode, "PIECE", 8)
+    documents = ["ab\ncd\nefg\nh", "", "exactly8", "one two three", "0123456789"]
+    found = list(pieces(documents))
+    assert ["|".join(p.text for p in found if p.document == i) for i in range(5)] == [
+        "ab\ncd\n|efg\nh", "", "exactly8", "one two| three", "01234567|89",
+    ]  # fmt: skip
+    assert [p.document for p in found if p.ends] == [0, 1, 2, 3, 4]
+
+
+def test_a_document_in_pieces_keeps_its_bytes_and_nearly_all_tokens(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = LanguageData("text", "text", max_length=100_000, packing=False)
+    documents = [TEXTS[1] * 20, TEXTS[0] * 30, "\n\n \n"]
+    whole = encode(documents, tokenizer, data, "train")
+    monkeypatch.setattr(language_encode, "PIECE", 100)
+    monkeypatch.setattr(language_encode, "_BATCH", 150)
+    cut = encode(documents, tokenizer, data, "train")
+    for i, text in enumerate(documents):
+        assert tokenizer.decode(cut[i]["input_ids"][:-1]) == text
+        assert cut[i]["bytes"].sum() == whole[i]["bytes"].sum() == len(text.encode())
+        assert abs(len(cut[i]["input_ids"]) - len(whole[i]["input_ids"])) < 20
+    assert cut.tokens["input_ids"].dtype == cut.tokens["bytes"].dtype == np.int32
+
+
+def test_line_ends_that_a_tokenizer_drops_at_a_cut_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def words(texts: list[str], **keywords: Any) -> dict[str, Any]:
+        spans = [[m.span() for m in re.finditer(r"\S+", text)] for text in texts]
+        return {"input_ids": [[1] * len(found) for found in spans], "offset_mapping": spans}
+
+    tokenizer: Any = words
+    tokenizer.eos_token_id = 0
+    data = LanguageData("text", "text", max_length=100, packing=False)
+    documents = ["é b\n\n\nccc d\n", "e f"]
+    whole = encode(documents, tokenizer, data, "train").tokens["bytes"].tolist()
+    monkeypatch.setattr(language_encode, "PIECE", 6)
+    assert encode(documents, tokenizer, data, "train").tokens["bytes"].tolist() == whole == [2, 2, 6, 2, 0, 1, 2, 0]
+
+
+def test_widths_of_characters_are_those_of_utf_8() -> None:
+    text = "a\x7f\x80\u07ff\u0800\uffff\U00010000\U0010ffff"
+    spans = [(i, i + 1) for i in range(len(text))]
+    assert byte_sizes(text, spans).tolist() == [len(character.encode()) for character in text]
+
+
+@pytest.mark.parametrize(("packing", "tail"), [(True, True), (False, False)])
+def test_what_is_held_out_of_packed_text_is_its_end(packing: bool, tail: bool, tokenizer: Any, tmp_path: Path) -> None:
+    rows = "".join(json.dumps({"text": f"{i} is a number"}) + "\n" for i in range(200))
+    (tmp_path / "train.jsonl").write_text(rows)
+
+    def held(seed: int) -> dict[str, list[int]]:
+        keys = section(path=str(tmp_path), packing=packing)
+        task = build.build(keys, tokenizer, seed, hold_out_selection=True)
+        return {name: [int(item["row"]) for item in split.items] for name, split in task.splits.items()}
+
+    one = held(1)
+    in_order = one["train"] + one["selection"] + one["validation"]
+    assert sorted(in_order) == list(range(len(in_order)))
+    assert (in_order == sorted(in_order)) is tail
+    assert (held(2) == one) is tail
+
+
+def test_a_model_without_some_token_or_place_is_refused(tokenizer: Any, tmp_path: Path) -> None:
+    place = folder(tmp_path / "data", train="\n".join(TEXTS) * 20, validation="\n".join(TEXTS))
+    task = build.build(section(path=str(place)), tokenizer, 0)
+    ids = np.concatenate([item["input_ids"] for split in task.splits.values() for item in split.items])
+    most = int(ids.max())
+    fit.refuse_unfit(task, SimpleNamespace(vocab_size=most + 1, max_position_embeddings=16), "mine")
+    fit.refuse_unfit(task, SimpleNamespace(vocab_size=most + 1), "mine")
+    with pytest.raises(InputError, match=f"vocab_size is {most}, but the tokenizer gave token {most}"):
+        fit.refuse_unfit(task, SimpleNamespace(vocab_size=most), "mine")
+    for config in (SimpleNamespace(max_position_embeddings=15), GPT2Config(n_positions=15)):
+        with pytest.raises(InputError, match="max_length is 16, but model=mine takes at most 15"):
+            fit.refuse_unfit(task, config, "mine")
 
 
 def test_loss_and_metrics_are_those_of_every_token_but_the_first(tokenizer: Any, tmp_path: Path) -> None:
@@ -159,3 +248,9 @@ def test_bad_sections_are_said_in_one_line(keys: dict[str, Any], words: str, tok
     with pytest.raises(InputError) as error:
         build.build({**section(path=str(tmp_path)), **keys}, tokenizer, 0)
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_folder_without_train_is_told_every_ending(tokenizer: Any, tmp_path: Path) -> None:
+    place = folder(tmp_path / "data", validation="a")
+    with pytest.raises(InputError, match=r"train\.csv or train\.txt"):
+        build.build(section(path=str(place)), tokenizer, 0)

@@ -48,9 +48,8 @@ def _of_folder(folder: Path, names: Names, suffixes: tuple[str, ...]) -> dict[st
         )
     if "train" not in found:
         there = ", ".join(file.name for chosen in found.values() for file in chosen)
-        raise InputError(
-            f"dataset.path: {folder} has no train split (train.parquet, train.jsonl or train.csv), only {there}"
-        )
+        wanted = " or ".join(f"train{suffix}" for suffix in suffixes)
+        raise InputError(f"dataset.path: {folder} has no train split ({wanted}), only {there}")
     return found
 
 
