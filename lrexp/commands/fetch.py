@@ -21,7 +21,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lrexp.commands import train
 from lrexp.commands.options import Parser
@@ -30,7 +30,11 @@ from lrexp.report.render import render
 from lrexp.spec import sweep
 from lrexp.spec.run_spec import RunSpec
 
+if TYPE_CHECKING:
+    from lrexp.models.model_spec import ModelSpec
+
 COLUMNS = ("what", "state", "size", "place")
+MODEL_KEYS = ("name", "path", "hub", "revision", "tokenizer", "tokenizer_path")  # what decides what is fetched of one
 ENCODED_UP_TO = 200_000_000  # bytes of data: some two minutes of one core
 Row = dict[str, Any]
 
@@ -62,7 +66,7 @@ def _fetched(specs: Iterable[RunSpec]) -> Iterator[Row]:
     """A row for each model, each data set and what is encoded of one for the other, fetched by the time it comes."""
     found: dict[str, Row] = {}
     for spec in specs:
-        model = repr([spec.model.get(key) for key in ("name", "path", "hub", "revision")])
+        model = repr([spec.model.get(key) for key in MODEL_KEYS])
         data = repr(spec.dataset)
         pair = f"{model} {data} {spec.training.selection == 'best'}"
         if model not in found:
@@ -79,14 +83,30 @@ def _model(section: dict[str, Any]) -> Row:
 
     model = model_spec.read(section)
     state = "in the package" if model.path is None else "local"
-    if model.path is None and model.hub is not None:
+    if model.is_drawn:
+        state = _tokenizer_state(model)
+    elif model.path is None and model.hub is not None:
         there, state = hub.cached(model.hub, model.revision), "cached"
         if there is None or there.lacks:
             hub.download(model.hub, model.revision, model.name, lambda size: _say(f"model={model.name}", size))
             state = "downloaded"
     place = load.place(model)
     folder = place.folder or place.tokenizer
-    return _row(f"model={model.name}", state, hub.size(folder) if folder else None, folder)
+    what = f"tokenizer of {model.name}" if model.is_drawn else f"model={model.name}"
+    return _row(what, state, hub.size(folder) if folder else None, folder)
+
+
+def _tokenizer_state(model: ModelSpec) -> str:
+    """How the tokenizer comes here, which is all that is needed of a model whose weights are drawn."""
+    from lrexp.models import hub, load
+
+    if model.tokenizer_path is not None:
+        return "local"
+    if model.tokenizer is None:
+        return "needs no download"
+    if model.tokenizer in load.TOKENIZERS:
+        return "in the package"
+    return "cached" if hub.is_name(model.tokenizer) and hub.cached_tokenizer(model.tokenizer) else "downloaded"
 
 
 def _data(section: dict[str, Any]) -> Row:

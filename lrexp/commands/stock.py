@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import tempfile
@@ -13,6 +12,7 @@ from pathlib import Path
 from lrexp.commands import machine
 from lrexp.commands.finding import Finding
 from lrexp.report import quantity
+from lrexp.spec.choice import Choice
 from lrexp.spec.errors import InputError
 
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
@@ -24,15 +24,14 @@ FEW_BYTES = 2_000_000_000
 def embedded_model() -> Iterator[Finding]:
     """The model of the default run, in the package."""
     from lrexp.models import hub
+    from lrexp.models.load import EMBEDDED
 
-    found = importlib.util.find_spec("lrexp.models")
-    folder = Path(next(iter((found and found.submodule_search_locations) or ()))) / "embedded"
-    lacks = hub.lacks(folder)
+    lacks = hub.lacks(EMBEDDED)
     if lacks:
-        detail, todo = f"{folder} lacks {', '.join(lacks)}", "install lrexp anew"
+        detail, todo = f"{EMBEDDED} lacks {', '.join(lacks)}", "install lrexp anew"
         yield Finding("model=embedded", "missing", detail, todo, needed=True)
     else:
-        yield Finding("model=embedded", "ok", f"in the package, {quantity.memory(hub.size(folder))}", needed=True)
+        yield Finding("model=embedded", "ok", f"in the package, {quantity.memory(hub.size(EMBEDDED))}", needed=True)
 
 
 def embedded_data() -> Iterator[Finding]:
@@ -57,6 +56,7 @@ def models() -> Iterator[Finding]:
     for choice in choices.choices("model"):
         name = choice.field("hub") and choice.default("hub")
         if not name:
+            yield from _drawn(choice)
             continue
         found = hub.cached(name, choice.field("revision") and choice.default("revision"))
         what, todo = f"model={choice.name}", f"lrexp fetch model={choice.name}"
@@ -66,6 +66,25 @@ def models() -> Iterator[Finding]:
             yield Finding(what, "missing", f"incomplete: {', '.join(found.lacks)} in {found.folder}", todo)
         else:
             yield Finding(what, "ok", f"{quantity.memory(found.size)} in {found.folder}")
+
+
+def _drawn(choice: Choice) -> Iterator[Finding]:
+    """Where the tokenizer of a model lies whose weights are drawn."""
+    from lrexp.models import hub
+    from lrexp.models.load import TOKENIZERS
+
+    name = choice.field("tokenizer") and choice.default("tokenizer")
+    if not name:
+        return
+    folder = TOKENIZERS.get(name) or hub.cached_tokenizer(name)
+    what = f"model={choice.name}"
+    if folder is not None and hub.has_tokenizer(folder):
+        yield Finding(what, "ok", f"weights are drawn, tokenizer in {folder}")
+    elif name in TOKENIZERS:
+        yield Finding(what, "missing", f"{folder} lacks a tokenizer", "install lrexp anew")
+    else:
+        todo = f"lrexp fetch model={choice.name}, or model.tokenizer=embedded"
+        yield Finding(what, "missing", f"weights are drawn; the tokenizer of {name} is not in the cache", todo)
 
 
 def datasets() -> Iterator[Finding]:

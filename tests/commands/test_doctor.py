@@ -15,6 +15,7 @@ import pytest
 
 from lrexp.cli import main
 from lrexp.commands import doctor
+from lrexp.models import load
 from lrexp.spec import choices
 from lrexp.spec.errors import InputError
 from lrexp.tasks.sources import stdlib
@@ -45,7 +46,7 @@ def test_what_stands_in_every_answer(capsys: pytest.CaptureFixture[str]) -> None
     assert {row["state"] for row in found.values()} <= {"ok", "missing", "note"}
     expected = {"lrexp", "python", "torch", "transformers", "wandb", "processor", "memory", "bf16", "launchers"}
     expected |= {"dataset=docmatch", "hub cache", "lrexp cache", "outputs", "wandb login", "downloads"}
-    expected |= {f"model={choice.name}" for choice in choices.choices("model")}
+    expected |= {f"model={choice.name}" for choice in choices.choices("model") if choice.name != "decoder"}
     assert expected <= found.keys()
     assert not [row for row in found.values() if "cannot be looked at" in row["detail"]]
     assert all(row["what to do"] for row in found.values() if row["state"] == "missing")
@@ -75,6 +76,15 @@ def test_cached_models_and_data(tiny_model: Path, tmp_path: Path, capsys: pytest
     assert found["model=roberta_large"]["what to do"] == "lrexp fetch model=roberta_large"
     assert found["data of nyu-mll/glue"]["state"] == "note"
     assert found["data of nyu-mll/glue"]["detail"] == "1 of 9 data sets cached: mrpc"
+
+
+def test_tokenizers_of_models_that_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shipped = load.TOKENIZERS["embedded"]
+    found = looked(capsys)
+    assert found["model=llama_tiny"]["state"] == "ok" and str(shipped) in found["model=llama_tiny"]["detail"]
+    assert found["model=llama_60m"]["state"] == "missing" and "t5-base" in found["model=llama_60m"]["detail"]
+    put_model(tmp_path / "hub", "google-t5/t5-base", shipped)
+    assert looked(capsys)["model=llama_60m"]["state"] == "ok"
 
 
 def test_logins_and_variables(

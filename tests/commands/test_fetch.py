@@ -98,6 +98,47 @@ def test_bad_words(words: list[str], capsys: pytest.CaptureFixture[str]) -> None
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+T5 = "google-t5/t5-base"
+TEXT = ["dataset=text", "method=full"]
+
+
+def test_of_a_model_that_is_drawn_the_tokenizer_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lrexp.models.load import TOKENIZERS
+
+    use(monkeypatch, tmp_path / "hub", tmp_path / "datasets")
+    (tmp_path / "a.txt").write_text("def f(x):\n    return x\n" * 200)
+    words = ["model=llama_60m", *TEXT, f"dataset.path={tmp_path / 'a.txt'}"]
+    assert main(["fetch", *words]) == 2
+    err = capsys.readouterr().err
+    assert "its tokenizer, google-t5/t5-base, is not in the cache" in err and "model.tokenizer=embedded" in err
+    assert "model.path" not in err and len(err.splitlines()) == 1
+    put_model(tmp_path / "hub", T5, TOKENIZERS["embedded"])
+    assert fetched(capsys, *words)["tokenizer of llama_60m"]["state"] == "cached"
+    local = f"model.tokenizer_path={TOKENIZERS['embedded']}"
+    assert fetched(capsys, *words, local)["tokenizer of llama_60m"]["state"] == "local"
+    assert fetched(capsys, *words, "model.tokenizer=embedded")["tokenizer of llama_60m"]["state"] == "in the package"
+    assert main(["fetch", *words, f"model.tokenizer=embedded,{T5}", "--format", "json"]) == 0
+    rows = [row for row in json.loads(capsys.readouterr().out) if row["what"] == "tokenizer of llama_60m"]
+    assert [row["state"] for row in rows] == ["in the package", "cached"]
+
+
+def test_a_tokenizer_that_comes_from_the_hub_is_not_in_the_package(tmp_path: Path) -> None:
+    from lrexp.models.load import TOKENIZERS
+
+    root, place = tmp_path / "hub", tmp_path / "home"
+    place.mkdir()
+    (root / "models" / T5).parent.mkdir(parents=True)
+    (root / "models" / T5).symlink_to(TOKENIZERS["embedded"])
+    (tmp_path / "a.txt").write_text("def f(x):\n    return x\n" * 200)
+    with standing_in(root) as (address, _):
+        words = ["model=llama_60m", *TEXT, f"dataset.path={tmp_path / 'a.txt'}", "--format", "json"]
+        found = run(place, *words, HF_ENDPOINT=address)
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)[0]["state"] == "downloaded"
+
+
 def cut(folder: Path) -> None:
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:3000])
