@@ -79,6 +79,8 @@ def identify(spec: RunSpec, then: dict[str, Any] | None = None) -> Run:
     marks = provenance.differences(then, facts) if then else []
     if origin is not None:
         marks.append(f"starts from {origin.result['name']}, seed {origin.result['seed']}")
+    if method.keeps_base and model.is_drawn:
+        marks.append("adapters on drawn weights")
     if spec.training.selection == "best_on_test":
         marks.append("selected on test")
     return Run(spec, method, model, place, device, facts, marks, origin)

@@ -118,3 +118,49 @@ def test_a_model_and_data_that_do_not_match_are_refused(words: list[str], tmp_pa
     with pytest.raises(InputError, match="do not go together"):
         run([*(word for word in words if not word.startswith("model")), "model=embedded"], tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("model.config.vocab_size=300", "vocab_size is 300"),
+        ("model.config.max_position_embeddings=8", "takes at most 8 tokens"),
+        ("model.tokenizer=/tmp/tok", "a folder goes into model.tokenizer_path"),
+    ],
+)
+def test_a_model_that_cannot_take_the_data_is_refused_before_the_run(
+    word: str, message: str, words: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        run([*words, "method=full", word], tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_document_does_not_stop_a_run(words: list[str], tmp_path: Path) -> None:
+    for name in ("train", "validation"):
+        (tmp_path / "data" / f"{name}.txt").unlink()
+        rows = [json.dumps({"text": text}) for text in ["", "", "", TEXT] * 6]
+        (tmp_path / "data" / f"{name}.jsonl").write_text("\n".join(rows))
+    line = [word for word in words if "train_batch_size" not in word]
+    line += ["method=full", "dataset.packing=false", "training.per_device_train_batch_size=1"]
+    result, folder = run(line, tmp_path / "run")
+    assert result["status"] == "finished" and (folder / "model.safetensors").is_file()
+
+
+def test_adapters_on_drawn_weights_are_marked_and_stay_finite(words: list[str], saved: Path, tmp_path: Path) -> None:
+    words = [word for word in words if "learning_rate" not in word and "max_steps" not in word]
+    model = [word for word in words if word.startswith("model")]
+    data = [word for word in words if word not in model]
+    result, folder = run([*model, *data, "method=lora", "training.max_steps=20"], tmp_path / "drawn")
+    assert result["marks"] == ["adapters on drawn weights"]
+    losses = [json.loads(line)["train/loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert max(losses) < 9  # log(2048) = 7.6
+    data.append("training.max_steps=1")
+    assert run([*model, *data, "method=full"], tmp_path / "full")[0]["marks"] == []
+    loaded = ["model=decoder", f"model.path={saved}", *data, "method=lora"]
+    assert run(loaded, tmp_path / "loaded")[0]["marks"] == []
+
+
+def test_training_from_scratch_has_a_rate_of_its_own() -> None:
+    for name, rate in (("llama_tiny", 3e-3), ("llama_60m", 1e-3), ("llama_1b", 1e-3)):
+        assert compose(["method=full", f"model={name}"], families())[0].training.learning_rate == pytest.approx(rate)
