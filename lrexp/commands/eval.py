@@ -7,8 +7,9 @@ the run's own metrics again, equal to the bit on the run's machine.
     lrexp eval RUN dataset=qqp dataset.path=DIR         another data set, with as many labels as the run's
     lrexp eval RUN --split train hardware.precision=float32
 
-Keys: dataset, dataset.*, hardware, hardware.*, model.path, training.per_device_eval_batch_size. Nothing is written
-into RUN. A table of split, metric, value, standard error and number of items; notes go to the error stream.
+Keys: dataset, dataset.*, hardware, hardware.*, model.path, model.tokenizer_path, training.per_device_eval_batch_size.
+Nothing is written into RUN. A table of split, metric, value, standard error and number of items; notes go to the error
+stream.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("split", "metric", "value", "standard_error", "n")
 GROUPS = ("dataset", "hardware")
-KEYS = ("model.path", "training.per_device_eval_batch_size")
+KEYS = ("model.path", "model.tokenizer_path", "training.per_device_eval_batch_size")
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,8 @@ def _exported(folder: Path, overrides: list[str]) -> Source:
     about = export.read_record(folder)
     spec = RunSpec.from_dict(about["spec"], f"{folder / export.RECORD}: ")
     hardware = replace(spec.hardware, precision="float32")
-    spec = replace(spec, model={**spec.model, "path": str(folder)}, hardware=hardware)
+    lies = {"path": str(folder)} | ({"tokenizer_path": None} if "tokenizer_path" in spec.model else {})
+    spec = replace(spec, model=spec.model | lies, hardware=hardware, init_from=None)  # the folder has all of it
     run = identify(changed(spec, overrides))
 
     def model(task: Task, context: Context) -> nn.Module:
@@ -161,7 +163,7 @@ def changed(spec: RunSpec, overrides: list[str]) -> RunSpec:
     for override in overrides:
         key = override.partition("=")[0].strip()
         if "=" in override and key.split(".")[0] not in GROUPS and key not in KEYS:
-            raise InputError(f"eval: {override}: an evaluation takes dataset, hardware, {' and '.join(KEYS)} alone.")
+            raise InputError(f"eval: {override}: an evaluation takes dataset, hardware, {', '.join(KEYS)} alone.")
     anew = [group for group in GROUPS if _names(overrides, group)]
     inside = [override for override in overrides if override.partition("=")[0].split(".")[0].strip() in anew]
     if anew:

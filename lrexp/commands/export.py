@@ -1,17 +1,19 @@
-"""lrexp export RUN --to peft|merged --out DIR [model.path=DIR] [dataset.path=PATH]
+"""lrexp export RUN --to peft|merged --out DIR [model.path=DIR] [model.tokenizer_path=DIR] [dataset.path=PATH]
 
 Writes what the finished run in the folder RUN has trained for other programs:
 
     --to peft      the adapter in PEFT's format, as the difference to the original base model, its head included:
                    base = AutoModelForSequenceClassification.from_pretrained(BASE, num_labels=N)
                    PeftModel.from_pretrained(base, DIR)
+                   for a language model: base = AutoModelForCausalLM.from_pretrained(BASE)
     --to merged    a plain model and its tokenizer as save_pretrained writes them, merged in float32 or better
 
 On a few batches of the run's data the logits of the export are compared with those of the trained model; the largest
 difference is printed and stands in DIR/lrexp_export.json, with the run's spec. For a run in bf16 there are two: of the
 export alone (both sides computed in float32), and against the model as it was trained; for peft both include that the
-run's base was rounded to bf16, which the original is not. model.path and dataset.path say where the model and the data
-lie now. lrexp eval takes a merged folder. Nothing is left in DIR when an export fails.
+run's base was rounded to bf16, which the original is not. model.path, model.tokenizer_path and dataset.path say where
+the model, its tokenizer and the data lie now. lrexp eval takes a merged folder. Nothing is left in DIR when an
+export fails.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from lrexp.spec.errors import InputError
 if TYPE_CHECKING:
     from lrexp.engine.export import Export
 
-MOVED = ("model.path", "dataset.path")
+MOVED = ("model.path", "model.tokenizer_path", "dataset.path")
 
 
 def main(arguments: list[str]) -> int:
@@ -49,9 +51,8 @@ def exported(folder: Path, to: str, out: Path, overrides: list[str]) -> tuple[Ex
     """Writes the export; returns it and its record. Raises InputError, and then nothing is left at `out`."""
     for override in overrides:
         if override.partition("=")[0] not in MOVED:
-            raise InputError(
-                f"export: {override}: only {' and '.join(MOVED)} can be given, where they lie elsewhere now."
-            )
+            known = f"{', '.join(MOVED[:-1])} and {MOVED[-1]}"
+            raise InputError(f"export: {override}: only {known} can be given, where they lie elsewhere now.")
     from lrexp.engine import export, reload
     from lrexp.engine import finished as folders
     from lrexp.engine.determinism import settled

@@ -72,6 +72,8 @@ def peft(run: Run, task: Task, model: nn.Module) -> Export:
     layers = adapted_layers(model)
     if not run.method.keeps_base or not layers:
         raise InputError(f"method={run.spec.method['name']} leaves no adapter that PEFT could hold: take --to merged.")
+    if run.model.is_drawn:
+        raise InputError("the base was drawn from the seed: take --to merged.")  # nobody could have it again
     plain = {name: plain_lora(name, layer) for name, layer in layers.items()}
     as_run, adapted = _trained_logits(run, task, model)
     head = head_modules(model, run.model.head)
@@ -155,7 +157,7 @@ def record(finished: Finished, run: Run, task: Task, kind: str, export: Export) 
         "seed": finished.result["seed"],
         **{key: finished.result[key] for key in ("spec_hash", "model_fingerprint", "data_fingerprint")},
         "versions": run.facts["versions"],
-        "marks": run.marks,
+        "marks": list(dict.fromkeys([*finished.result["marks"], *run.marks])),  # then, and what differs now
         "num_labels": task.outputs.num_labels,
         "labels": getattr(task, "labels", None),
         "largest_logit_difference": export.largest_logit_difference,

@@ -15,7 +15,7 @@ from lrexp.methods import catalog
 from lrexp.methods.base import Method
 from lrexp.models import build, load, model_spec
 from lrexp.optim.build import make_optimizer
-from lrexp.spec import choices
+from lrexp.spec import choices, yaml_text
 from lrexp.spec.convert import from_mapping
 from lrexp.spec.errors import InputError
 from lrexp.spec.run_spec import RunSpec
@@ -70,7 +70,8 @@ def identify(spec: RunSpec, then: dict[str, Any] | None = None) -> Run:
     }
     origin = None
     if spec.init_from is not None:
-        origin = read_origin(Path(spec.init_from), spec, method, facts["model_fingerprint"])
+        origin = read_origin(Path(spec.init_from).expanduser(), then is not None)
+        refuse_other_start(origin, spec, method, model, facts["model_fingerprint"])
         facts["init_fingerprint"] = finished.fingerprint(origin.folder, method.keeps_base)
         facts["init_spec_hash"] = origin.facts.get("spec_hash")
     facts["spec_hash"] = spec.spec_hash(
@@ -78,7 +79,8 @@ def identify(spec: RunSpec, then: dict[str, Any] | None = None) -> Run:
     )
     marks = provenance.differences(then, facts) if then else []
     if origin is not None:
-        marks.append(f"starts from {origin.result['name']}, seed {origin.result['seed']}")
+        which = origin.result
+        marks.append(f"starts from {which['name']}, seed {which['seed']} ({which['spec_hash']})")
     if method.keeps_base and model.is_drawn:
         marks.append("adapters on drawn weights")
     if spec.training.selection == "best_on_test":
@@ -86,21 +88,54 @@ def identify(spec: RunSpec, then: dict[str, Any] | None = None) -> Run:
     return Run(spec, method, model, place, device, facts, marks, origin)
 
 
-def read_origin(folder: Path, spec: RunSpec, method: Method, model_fingerprint: str) -> Finished:
-    """The finished run that `init_from` names. Raises InputError for one that this spec cannot go on from."""
+def read_origin(folder: Path, is_frozen: bool) -> Finished:
+    """The finished run that `init_from` names, in a frozen spec or a new one. Raises InputError where there is none."""
     try:
-        origin = finished.read(folder)
+        return finished.read(folder)
     except InputError as error:
-        raise InputError(f"init_from={folder}: {str(error).removeprefix(f'{folder}: ')}") from error
-    name, theirs = spec.method["name"], origin.spec.method["name"]
-    other_base = method.keeps_base and origin.facts.get("model_fingerprint") != model_fingerprint
-    if name != theirs or other_base:
-        differs = f"that run's method is {theirs}, this one's {name}" if name != theirs else "its base is another model"
+        has_moved = is_frozen and not (folder / "spec.yaml").is_file()
+        advice = " Give init_from=DIR, where it lies now." if has_moved else ""
+        raise InputError(f"init_from={folder}: {str(error).removeprefix(f'{folder}: ')}{advice}") from error
+
+
+def refuse_other_start(
+    origin: Finished, spec: RunSpec, method: Method, model: model_spec.ModelSpec, model_fingerprint: str
+) -> None:
+    """Raises InputError where the weights of `origin` would be another function in a run of this spec."""
+    other = _other_method_or_base(origin, spec, method, model, model_fingerprint)
+    if other is not None:
         raise InputError(
-            f"init_from={folder}: {differs}. To start from its outcome: lrexp export {folder} --to merged --out DIR, "
-            "then model.path=DIR."
+            f"init_from={origin.folder}: {other}. To start from its outcome: lrexp export {origin.folder} --to merged "
+            "--out DIR, then model.path=DIR."
         )
-    return origin
+    then, now = (asdict(each.hyperparameters) for each in (build_method(origin.spec), method))
+    differing = [
+        f"{key} {_shown(then[key])}, this one {_shown(value)}"
+        for key, value in now.items()
+        if key not in method.may_differ and json.dumps(then[key]) != json.dumps(value)  # the order of patterns counts
+    ]
+    if differing:
+        raise InputError(f"init_from={origin.folder}: the run has {'; '.join(differing)}: they must agree.")
+
+
+def _other_method_or_base(
+    origin: Finished, spec: RunSpec, method: Method, model: model_spec.ModelSpec, model_fingerprint: str
+) -> str | None:
+    """What is other about the run that an adapter comes from, None if nothing is; a whole model needs no base."""
+    name, theirs = spec.method["name"], origin.spec.method["name"]
+    if name != theirs:
+        return f"that run's method is {theirs}, this one's {name}"
+    if not method.keeps_base:
+        return None
+    if origin.facts.get("model_fingerprint") != model_fingerprint:
+        return "its base is another model"
+    if model.is_drawn and origin.spec.seed != spec.seed:  # the fingerprint is of the sizes, not of what is drawn
+        return f"its base was drawn from seed {origin.spec.seed}"
+    return None
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else yaml_text.written(value)
 
 
 def whole(spec: RunSpec) -> RunSpec:

@@ -24,6 +24,7 @@ from lrexp.engine.tracking import Mirror, open_mirror
 from lrexp.linalg.random import stream
 from lrexp.methods.base import Context, Decisions
 from lrexp.models import build
+from lrexp.models.roles import head_modules
 from lrexp.optim.build import make_optimizer
 from lrexp.spec.errors import InputError, Interrupted, RunError
 from lrexp.tasks.base import Task
@@ -73,11 +74,10 @@ class Session:
         )
         for mark in run.marks:
             progress.say(mark)
-        if run.origin is not None:
-            head = "its head drawn anew, since the data are others" if run.has_new_head else "its head included"
-            progress.say(f"starts from the weights of {run.origin.folder}, {head}")
         saved = checkpoint.read_latest(self.folder / "checkpoints", progress.say)
         self.model = self.prepare(saved)
+        if run.origin is not None:
+            progress.say(f"starts from the weights of {run.origin.folder}{self._of_its_head(self.model)}")
         forward.arrange(self.model, run.spec.training)
         if run.spec.training.torch_compile:
             progress.say("compiling: the first step with each new shape of batch takes its time")
@@ -89,6 +89,12 @@ class Session:
             self.loop.resume(saved)
             del saved  # its tensors are in the model and the optimizer now
         self.loop.run()
+
+    def _of_its_head(self, model: nn.Module) -> str:
+        """What becomes of the head of the run in `init_from`; nothing is said where the model has none."""
+        if not head_modules(model, self.context.head):
+            return ""
+        return ", its head drawn anew, since the data are others" if self.run.has_new_head else ", its head included"
 
     def prepare(self, saved: checkpoint.Saved | None = None) -> nn.Module:
         """The model as the method trains it, by the decisions of the checkpoint if there is one.
@@ -150,6 +156,7 @@ class Session:
         if loop:
             loop.note_costs()
         facts = {k: run.facts[k] for k in ("versions", "data_fingerprint", "model_fingerprint", "spec_hash")}
+        facts["init_fingerprint"] = run.facts.get("init_fingerprint")
         row = {
             "status": "failed" if failure else "finished",
             "error": str(failure) if failure else None,

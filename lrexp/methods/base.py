@@ -102,6 +102,11 @@ class Method:
     Hyperparameters: ClassVar[type]
     supports: ClassVar[Supports] = Supports()
     keeps_base: ClassVar[bool] = True  # what is not trained stays as `prepare` left it: only an adapter is saved
+    may_differ: ClassVar[tuple[str, ...]] = ()
+    """Hyperparameters in which a run may differ from the one that it starts from (`init_from`).
+
+    They decide the start of a fresh run, or training alone: with the same tensors `reload` gives the same function.
+    """
 
     def __init__(self, hyperparameters: Any) -> None:
         self.hyperparameters = hyperparameters

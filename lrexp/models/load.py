@@ -14,7 +14,7 @@ from lrexp.spec.errors import InputError
 
 EMBEDDED = Path(__file__).parent / "embedded"
 TOKENIZERS = {"embedded": Path(__file__).parent / "tokenizer"}  # those that ship, by name
-TOKENIZER_FILES = ("tokenizer*.json", "vocab.*", "merges.txt", "special_tokens_map.json", "spiece.model")
+TOKENIZER_FILES = ("tokenizer*.json", "vocab.*", "merges.txt", "special_tokens_map.json", "*.model")
 
 UNLIMITED = int(1e30)  # what transformers writes for a tokenizer without a limit
 
@@ -111,7 +111,7 @@ def fingerprint(spec: ModelSpec, place: Place) -> str:
         about = [spec.architecture, {key: spec.config[key] for key in sorted(spec.config)}]
         digest.update(json.dumps(about).encode() + b"\0")
     else:
-        _update(digest, place.folder, ("*.safetensors", "config.json", *TOKENIZER_FILES[:4]))
+        _update(digest, place.folder, ("*.safetensors", "config.json", *TOKENIZER_FILES))
     if place.tokenizer not in (None, place.folder):
         _update(digest, place.tokenizer, TOKENIZER_FILES)
     return digest.hexdigest()

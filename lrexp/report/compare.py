@@ -9,7 +9,7 @@ from typing import Any
 
 from lrexp.report import quantity
 from lrexp.report.collect import SPEC, Run, read_run
-from lrexp.report.group import IGNORED, SECTION
+from lrexp.report.group import IGNORED, SECTION, fingerprint
 from lrexp.report.render import plain, shown
 from lrexp.spec import result as schema
 from lrexp.spec.errors import InputError
@@ -19,6 +19,7 @@ COLUMNS = ("part", "key", "A", "B", "difference", "standard error", "ratio")
 READABLE = ("part", "key", "A", "B", "from A to B")
 NO_EFFECT = "spec, no effect"  # on the numbers
 ABSENT = "(absent)"
+CONTENT = ("data", "model", "init")  # what has a fingerprint
 Row = dict[str, Any]
 UNITS = {field.name.removeprefix("costs."): field.unit for field in schema.FIELDS if field.name.startswith("costs.")}
 
@@ -48,7 +49,7 @@ def compare(a: Run, b: Run) -> list[Row]:
 def spec_rows(a: Run, b: Run) -> list[Row]:
     """The keys whose values differ; those that decide the numbers come first."""
     left, right = (dict(_flat({k: v for k, v in run.spec.items() if k != "provenance"})) for run in (a, b))
-    same_content = {name for name in ("data", "model") if _fingerprint(a, name) == _fingerprint(b, name) is not None}
+    same_content = {name for name in CONTENT if _fingerprint(a, name) == _fingerprint(b, name) is not None}
     rows = []
     for key in dict.fromkeys([*left, *right]):
         if key not in left or key not in right or not _same(left[key], right[key]):
@@ -88,16 +89,15 @@ def _facts(run: Run) -> dict[tuple[str, str], Any]:
     said = {**_mapping(run.spec.get("provenance")), **(run.result or {})}
     versions, hardware, git = (_mapping(said.get(name)) for name in ("versions", "hardware", "git"))
     found = {("version", name): value for name, value in versions.items()}
-    found |= {("fingerprint", name): _fingerprint(run, name) for name in ("data", "model")}
+    found |= {("fingerprint", name): _fingerprint(run, name) for name in CONTENT}
     found |= {("device", name): hardware.get(name) for name in ("device", "device_name")}
     found |= {("source", f"git {name}"): value for name, value in git.items()}
     return found | {("result", "marks"): said.get("marks"), ("result", "evaluated on"): said.get("evaluated_on")}
 
 
 def _fingerprint(run: Run, what: str) -> str | None:
-    """Hash of the data or of the base model's weights; None for a spec that never ran."""
-    said = {**_mapping(run.spec.get("provenance")), **(run.result or {})}
-    return said.get(f"{what}_fingerprint")
+    """Hash of the data, the base model or the weights of the run that it starts from; None where there is none."""
+    return fingerprint(run, f"{what}_fingerprint")
 
 
 def _metrics(a: Run, b: Run) -> Iterator[Row]:
@@ -120,8 +120,8 @@ def _costs(a: Run, b: Run) -> Iterator[Row]:
     if a.result is None or b.result is None:
         return
     left, right = a.result["costs"], b.result["costs"]
-    for name in left:
-        before, after = left[name], right.get(name)
+    for name in dict.fromkeys([*left, *right]):
+        before, after = left.get(name), right.get(name)
         if before == after and not isinstance(before, int | float):
             continue
         row = _row("cost", name, before, after)

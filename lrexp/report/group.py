@@ -1,4 +1,4 @@
-"""Groups runs over seeds: same spec apart from the seed, same data, same weights. Nothing else is pooled."""
+"""Groups runs over seeds: same spec apart from the seed, same data, same weights before. Nothing else is pooled."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from lrexp.report.statistics import Summary, median, summary
 from lrexp.spec.result import STANDARD_ERROR
 from lrexp.spec.run_spec import LOCATIONS, UNHASHED
 
-IGNORED = {"format", "experiment", "seed", "tracking", "provenance"} | {
-    f"{section}.{name}" for section, names in UNHASHED.items() for name in names if name not in LOCATIONS
+SECTION = {  # places, and whose content lies there
+    **{f"model.{name}": "model" for name in LOCATIONS["model"]},
+    **{f"dataset.{name}": "data" for name in LOCATIONS["dataset"]},
+    "init_from": "init",
 }
-PLACES = {f"{section}.{name}" for section, names in UNHASHED.items() for name in names if name in LOCATIONS}
-SECTION = {key: "data" if key.startswith("dataset.") else "model" for key in PLACES}  # whose content lies there
+PLACES = set(SECTION)
+IGNORED = {"format", "experiment", "seed", "tracking", "provenance"} | (
+    {f"{section}.{name}" for section, names in UNHASHED.items() for name in names} - PLACES
+)
 FINGERPRINTS = ("data_fingerprint", "model_fingerprint")
 MEDIAN = ("step_seconds", "tokens_per_second", "prepare_seconds", "train_seconds", "evaluate_seconds")
 LARGEST = (
@@ -82,7 +86,7 @@ class Group:
         return self.get(section) or self.identity.get(f"{section}.name")
 
     def fingerprint(self, name: str) -> str | None:
-        """The fingerprint of the data or of the model, None where no run has got that far."""
+        """The fingerprint of data, model or start, None where no run has got that far."""
         return next((found for run in self.runs if (found := fingerprint(run, name))), None)
 
     @property
@@ -111,8 +115,8 @@ class Group:
 def group(runs: Sequence[Run]) -> list[Group]:
     """Groups in the order of their first runs.
 
-    Where fingerprints are known they stand for the places of model and data. A run without a result joins the only
-    group that has its spec; no number of it is pooled.
+    Where fingerprints are known they stand for the places of model, data and start. A run without a result joins the
+    only group that has its spec; no number of it is pooled.
     """
     groups: dict[str, Group] = {}
     alike: dict[str, list[Group]] = {}  # by settings alone
@@ -136,7 +140,8 @@ def group(runs: Sequence[Run]) -> list[Group]:
 def fingerprint(run: Run, name: str) -> str | None:
     """A fingerprint out of the result, or out of what spec.yaml says of its making."""
     provenance = run.spec.get("provenance")
-    return (run.result or (provenance if isinstance(provenance, dict) else {})).get(name)
+    made_with = provenance if isinstance(provenance, dict) else {}
+    return (run.result or {}).get(name) or made_with.get(name)
 
 
 def flat(spec: dict[str, Any]) -> dict[str, Any]:
@@ -162,16 +167,22 @@ def _settings(run: Run) -> str:
 
 
 def _content(run: Run) -> list[Any]:
-    """Fingerprints of data and model; where the run has not got them, the places that they are read from."""
-    known = [fingerprint(run, name) for name in FINGERPRINTS]
+    """Fingerprints; where the run has not got them, the places that they are read from."""
+    known = _fingerprints(run)
     return known if None not in known else [value for key, value in flat(run.spec).items() if key in PLACES]
 
 
+def _fingerprints(run: Run) -> list[str | None]:
+    """Those of data and model, and of the weights that it starts from where they are another run's."""
+    names = (*FINGERPRINTS, "init_fingerprint") if run.spec.get("init_from") else FINGERPRINTS
+    return [fingerprint(run, name) for name in names]
+
+
 def _shares_content(run: Run, other: Run) -> bool:
-    """Whether two runs with the same settings have, as far as `run` knows it, the same data and model."""
+    """Whether two runs with the same settings have, as far as `run` knows it, the same data, model and start."""
     if not run.spec:
         return False
-    if None in [fingerprint(run, name) for name in FINGERPRINTS]:
+    if None in _fingerprints(run):
         return flat(run.spec) == flat(other.spec)
     return _content(run) == _content(other)
 

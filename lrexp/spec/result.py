@@ -2,8 +2,8 @@
 
 `metrics` holds numbers that repeat bit for bit, `costs` what clock and memory gave. Metrics of the final evaluation
 have bare names ("accuracy"), all others a prefix ("validation_accuracy"); a `<metric>_standard_error` stands beside a
-metric where it is known. Every field must be there. Fields that are not listed are left alone: a later lrexp may add
-some without a new format.
+metric where it is known. Every field must be there, but for those that came after the first results of this format.
+Fields that are not listed are left alone: a later lrexp may add some without a new format.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ STANDARD_ERROR = "_standard_error"  # the end of the name of a metric's standard
 
 @dataclass(frozen=True)
 class Field:
-    """One field: dotted name, type, when it may be null ("", "unfinished" or "unknown"), unit and meaning."""
+    """One field: dotted name, type, when it may be null, unit and meaning.
+
+    `null` is "", "unfinished", "unknown", or "added": null or, in older results, absent.
+    """
 
     name: str
     type: str
@@ -65,6 +68,7 @@ FIELDS = (
     Field("hardware.precision", "str", "", "", "float32, bf16_autocast or bf16"),
     Field("data_fingerprint", "str", "", "", "hash of the encoded data: runs are pooled only where it is the same"),
     Field("model_fingerprint", "str", "", "", "hash of the base model's weights"),
+    Field("init_fingerprint", "str", "added", "", "hash of the other run's weights that it starts from (init_from)"),
     Field("spec_hash", "str", "", "", "hash of what decides the numbers"),
     Field("marks", "list of str", "", "", "what a reader of the row must know, such as 'versions differ'"),
 )
@@ -77,6 +81,8 @@ def validate(result: object, where: str) -> None:
         raise InputError(f"{where}: a mapping of fields is needed, this is {_shown(result)}")
     _check_format(result.get("format", _MISSING), where)
     for field in FIELDS:
+        if field.null == "added" and result.get(field.name) is None:
+            continue
         value = _get(result, field.name, where)
         if value is None and field.null in ("unknown", "unfinished" if result["status"] != "finished" else None):
             continue
@@ -90,7 +96,7 @@ def validate(result: object, where: str) -> None:
 
 def documentation() -> str:
     """The schema as a Markdown table."""
-    null = {"": "never", "unfinished": "unless finished", "unknown": "yes"}
+    null = {"": "never", "unfinished": "unless finished", "unknown": "yes", "added": "yes, or absent"}
     lines = ["| field | type | may be null | unit | meaning |", "|---|---|---|---|---|"]
     for field in FIELDS:
         kind = field.type.replace("|", "\\|")
@@ -164,7 +170,7 @@ def _needed(field: Field) -> str:
         "map of str to str": "a map of names to texts",
     }
     needed = words.get(field.type) or f"one of {', '.join(field.type.split(' | '))}"
-    return f"{needed}{' or null' if field.null == 'unknown' else ''} is needed"
+    return f"{needed}{' or null' if field.null in ('unknown', 'added') else ''} is needed"
 
 
 def _shown(value: object) -> str:

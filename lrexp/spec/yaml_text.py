@@ -68,12 +68,32 @@ def dump(mapping: Mapping[str, Any], indent: int = 0) -> str:
     """Block YAML of nested mappings; lists and empty mappings on one line. Keys keep their order."""
     lines = []
     for key, value in mapping.items():
-        name = f"{' ' * indent}{_written(str(key))}:"
+        name = f"{' ' * indent}{written(str(key))}:"
         if isinstance(value, Mapping) and value:
             lines.append(f"{name}\n{dump(value, indent + 2)}")
         else:
-            lines.append(f"{name} {_written(value)}\n")
+            lines.append(f"{name} {written(value)}\n")
     return "".join(lines)
+
+
+def written(value: Any) -> str:
+    """A value as YAML on one line."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        assert math.isfinite(value)
+        text = repr(value)
+        return text.replace("e", ".0e") if "e" in text and "." not in text else text  # YAML 1.1 takes 1e-05 for text
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(written(item) for item in value)}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{written(str(key))}: {written(item)}' for key, item in value.items())}}}"
+    text = str(value)
+    return text if PLAIN.fullmatch(text) and text.lower() not in RESERVED else _quoted(text)
 
 
 def _refuse_tricks(text: str, where: str) -> None:
@@ -121,25 +141,6 @@ def _scalar(node: Any) -> Any:
         return float(text.replace(".", ""))
     found = number(text)
     return text if found is None else found
-
-
-def _written(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        assert math.isfinite(value)
-        text = repr(value)
-        return text.replace("e", ".0e") if "e" in text and "." not in text else text  # YAML 1.1 takes 1e-05 for text
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(_written(item) for item in value)}]"
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{_written(str(key))}: {_written(item)}' for key, item in value.items())}}}"
-    text = str(value)
-    return text if PLAIN.fullmatch(text) and text.lower() not in RESERVED else _quoted(text)
 
 
 def _quoted(text: str) -> str:

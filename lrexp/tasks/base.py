@@ -63,9 +63,9 @@ class Task(ABC):
 
     @abstractmethod
     def predict(self, model: nn.Module, batch: Batch) -> dict[str, np.ndarray]:
-        """Columns with one entry an item, "label" and "prediction" among them.
+        """Columns with one entry an item; of labelled data "label" and "prediction" are among them.
 
-        They are what `metrics` needs and predictions.parquet keeps.
+        They are what `metrics` needs and predictions.parquet keeps (docs/result.md).
         """
 
     @abstractmethod

@@ -46,6 +46,22 @@ def test_other_data_is_a_difference_of_the_spec(tmp_path: Path, capsys: pytest.C
     assert found["fingerprint", "data"]["B"] == "ffff"
 
 
+def test_a_cost_that_one_of_two_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = write_run(tmp_path / "a"), write_run(tmp_path / "b", result={"costs.compile_seconds": 3.0})
+    for left, right, cells in ((a, b, (None, 3.0)), (b, a, (3.0, None))):
+        row = rows(capsys, left, right)["cost", "compile_seconds"]
+        assert (row["A"], row["B"], row["ratio"]) == (*cells, None)
+
+
+def test_starts_are_told_apart_by_their_content(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a = write_run(tmp_path / "a", init_from="there", provenance__init_fingerprint="aaa")
+    moved = write_run(tmp_path / "moved", init_from="elsewhere", provenance__init_fingerprint="aaa")
+    other = write_run(tmp_path / "other", init_from="elsewhere", provenance__init_fingerprint="bbb")
+    assert ("spec, no effect", "init_from") in rows(capsys, a, moved)
+    found = rows(capsys, a, other)
+    assert ("spec", "init_from") in found and found["fingerprint", "init"]["B"] == "bbb"
+
+
 def test_equal_specs_are_said_to_be_equal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = write_run(tmp_path / "a"), write_run(tmp_path / "b")
     assert main(["diff", str(a), str(b)]) == 0

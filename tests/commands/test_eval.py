@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,18 @@ def test_a_merged_export_evaluates_as_its_run(
     tensors.pop("classifier.weight")
     save_file(tensors, merged / "model.safetensors", metadata={"format": "pt"})
     assert "1 weights of the model are not in its files" in refused(capsys, str(merged))
+
+
+def test_a_merged_export_needs_no_run_that_its_own_started_from(
+    run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, one = run("method=lora", to="one")
+    result, two = run("method=lora", f"init_from={one}", "seed=9", to="two")
+    merged = tmp_path / "merged"
+    assert main(["export", str(two), "--to", "merged", "--out", str(merged)]) == 0
+    assert json.loads((merged / "lrexp_export.json").read_text())["marks"] == result["marks"] != []
+    shutil.rmtree(one)
+    assert values(rows(capsys, str(merged)), "validation")["accuracy"] == result["metrics"]["accuracy"]
 
 
 def test_an_adapter_export_is_no_whole_model(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -200,7 +200,7 @@ def test_what_cannot_be_exported_leaves_nothing(run: Any, tmp_path: Path, capsys
     out = tmp_path / "deep" / "out"
     capsys.readouterr()
     assert "method=full leaves no adapter" in refused(capsys, str(full), "--to", "peft", "--out", str(out))
-    assert "only model.path and dataset.path" in refused(
+    assert "only model.path, model.tokenizer_path and dataset.path" in refused(
         capsys, str(lora), "--to", "peft", "--out", str(out), "method.r=2"
     )
     assert "invalid choice: 'onnx'" in refused(capsys, str(lora), "--to", "onnx", "--out", str(out))

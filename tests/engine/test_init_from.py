@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -94,15 +95,25 @@ def test_the_hash_is_of_the_weights_not_of_their_place(run: Any, tiny: list[str]
     assert kept["init_spec_hash"] == RunSpec.read(one / "spec.yaml")[1]["spec_hash"]
     then = {**kept, "init_fingerprint": facts[2]["init_fingerprint"]}
     marks = identify(session_spec(tiny, f"init_from={one}"), then).marks
-    assert marks == ["the run that it starts from differs", "starts from local-bert, seed 42"]
+    assert marks == [
+        "the run that it starts from differs",
+        f"starts from local-bert, seed 42 ({kept['init_spec_hash']})",
+    ]
+    results = [json.loads((folder / "result.json").read_text()) for folder in (one, two)]
+    assert [result["init_fingerprint"] for result in results] == [None, kept["init_fingerprint"]]
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
         (("method=pissa",), "that run's method is lora, this one's pissa. To start from its outcome: lrexp export "),
-        (("method.r=4",), "has the shape (8, 16), not (4, 16)"),
-        (("method.target_modules=[q,k,v]",), "adapter.safetensors: missing: bert.encoder"),
+        (("method.r=4",), "the run has r 8, this one 4: they must agree"),
+        (("method.lora_alpha=32",), "the run has lora_alpha 16, this one 32: they must agree"),
+        (("method.use_rslora=true",), "the run has use_rslora false, this one true: they must agree"),
+        (
+            ("method.target_modules=[q,k,v]", "method.alpha_pattern={q: 2}"),
+            "the run has target_modules [q, v], this one [q, k, v]; alpha_pattern {}, this one {q: 2.0}: they must",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_before_the_run_begins(
@@ -113,6 +124,44 @@ def test_what_does_not_fit_is_refused_before_the_run_begins(
         run(f"init_from={one}", *words, to="two")
     assert told in str(error.value) and len(str(error.value).splitlines()) == 1
     assert not (tmp_path / "two").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("lora", ("method.lora_dropout=0.5", "method.init_lora_weights=gaussian")),
+        ("pissa", ("method.svd=randomized", "method.svd_niter=1", "method.svd_oversampling=0")),
+    ],
+)
+def test_what_decides_a_fresh_start_or_training_alone_may_differ(method: str, words: tuple[str, ...], run: Any) -> None:
+    first, one = run(f"method={method}", to="one")
+    second, two = run(f"method={method}", *words, f"init_from={one}", "training.max_steps=0", to="two")
+    assert second["metrics"] == first["metrics"] and weights(two) == weights(one)
+    assert {word.partition("=")[0].removeprefix("method.") for word in words} == set(catalog.load(method).may_differ)
+
+
+def test_settings_are_compared_as_values_not_as_they_are_written(run: Any, tmp_path: Path) -> None:
+    _, one = run("method=lora", to="one")
+    text = (one / "spec.yaml").read_text()
+    (one / "spec.yaml").write_text(
+        text.replace("lora_alpha: 16.0", "lora_alpha: 16").replace("  conv_layout: peft\n", "")
+    )
+    assert (one / "spec.yaml").read_text() != text
+    run("method=lora", f"init_from={one}", to="two")
+
+
+def test_a_home_is_expanded_and_a_frozen_spec_is_told_how_to_go_on(
+    run: Any, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("method=lora", to="one")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    spec = session_spec(tiny, "method=lora", "init_from=~/one")
+    then = identify(spec).facts
+    (tmp_path / "one").rename(tmp_path / "moved")
+    with pytest.raises(InputError, match=r"one: no run is there .* wrote\.$"):
+        identify(spec)
+    with pytest.raises(InputError, match=r"one: no run is there .* wrote\. Give init_from=DIR, where it lies now\.$"):
+        identify(spec, then)
 
 
 def test_what_is_no_finished_run_is_refused(run: Any, tmp_path: Path) -> None:

@@ -81,6 +81,19 @@ def test_the_fingerprint_is_of_sizes_and_tokenizer() -> None:
     assert load.fingerprint(found, load.Place(None, None)) != one
 
 
+def test_a_sentencepiece_file_is_in_the_fingerprint(tmp_path: Path) -> None:
+    for name in ("model.safetensors", "config.json", "tokenizer.json", "special_tokens_map.json"):
+        (tmp_path / name).write_text(name)
+    loaded, drawn = load.Place(tmp_path, tmp_path), load.Place(None, tmp_path)
+    before = [load.fingerprint(tiny(), place) for place in (loaded, drawn)]
+    assert before[0].startswith("d23b20bf6c")  # without such a file it is what it has always been
+    found = [before]
+    for text in ("one", "two"):
+        (tmp_path / "tokenizer.model").write_text(text)
+        found.append([load.fingerprint(tiny(), place) for place in (loaded, drawn)])
+    assert all(len(set(prints)) == 3 for prints in zip(*found, strict=True))
+
+
 def test_a_model_and_a_task_that_do_not_match_are_refused() -> None:
     with pytest.raises(InputError, match=re.escape("a decoder takes causal_lm")):
         build.refuse_other_kind(tiny(), "classification")

@@ -59,6 +59,7 @@ RESULT: dict[str, Any] = {
     "hardware": {"device": "cpu", "device_name": "a processor", "threads": 2, "precision": "float32"},
     "data_fingerprint": "d4a7a0ffee",
     "model_fingerprint": "0de1beef00",
+    "init_fingerprint": None,
     "spec_hash": "5bec5bec5b",
     "marks": [],
 }

@@ -34,6 +34,8 @@ def test_seeds_of_one_spec_are_one_row(tmp_path: Path) -> None:
         {"optimizer__weight_decay": 0.0},
         {"result": {"data_fingerprint": "ffffff"}},
         {"result": {"model_fingerprint": "ffffff"}},
+        {"init_from": "there", "provenance__init_fingerprint": "aaa"},
+        {"init_from": "there", "result": {"init_fingerprint": "aaa"}},
         {"result": {"primary_metric": "f1"}},
         {"result": {"evaluated_on": "validation"}},
     ],
@@ -53,6 +55,8 @@ def test_what_decides_numbers_is_never_pooled(tmp_path: Path, changes: dict) -> 
         {"method__tuning": {"learning_rate": 1.0}},
         {"model__learning_rate_factor": 1.0},
         {"model__path": "/elsewhere/model", "dataset__path": "moved.jsonl"},
+        {"model__tokenizer": None, "model__tokenizer_path": "/elsewhere/tokenizer"},
+        {"init_from": None},
         {"provenance__git": {"commit": "0" * 40}},
     ],
 )
@@ -81,6 +85,16 @@ def test_a_run_joins_no_row_on_other_data(tmp_path: Path) -> None:
     write_spec(tmp_path / "4", 3, provenance={"data_fingerprint": "ccc", "model_fingerprint": "m"})
     write_spec(tmp_path / "5", 4, provenance={})  # could be either: it stands alone
     assert [found.seeds for found in groups(tmp_path)] == [[1], [1, 2], [3], [4]]
+
+
+def test_runs_that_start_from_another_are_pooled_by_its_weights(tmp_path: Path) -> None:
+    places = ("here", "aaa"), ("there", "aaa"), ("there", "bbb")
+    for seed, (place, content) in enumerate(places):
+        write_run(tmp_path / str(seed), seed, init_from=place, result={"init_fingerprint": content})
+    write_spec(tmp_path / "3", 3, init_from="elsewhere", provenance__init_fingerprint="bbb")
+    write_run(tmp_path / "4", 4, init_from="there")  # of what is not known
+    assert [found.seeds for found in groups(tmp_path)] == [[0, 1], [2, 3], [4]]
+    assert differing(groups(tmp_path)) == ["init_from"]
 
 
 def test_a_repeated_seed_counts_once(tmp_path: Path) -> None:

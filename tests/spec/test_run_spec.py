@@ -92,6 +92,13 @@ def test_what_does_not_leaves_the_hash(spec: RunSpec, path: str, value: Any) -> 
     assert changed(spec, path, value).spec_hash("m", "d") == spec.spec_hash("m", "d")
 
 
+@pytest.mark.parametrize("key", ["tokenizer", "tokenizer_path"])
+def test_the_place_of_a_tokenizer_leaves_the_hash(key: str) -> None:
+    spec = compose(["model=llama_tiny", "method=full", "hardware=cpu"], families())[0]
+    other = changed(spec, f"model.{key}", "some/where")
+    assert other != spec and other.spec_hash("m", "d") == spec.spec_hash("m", "d")
+
+
 def test_models_and_data_count_by_their_content(spec: RunSpec) -> None:
     hashes = {spec.spec_hash(*prints) for prints in (("m", "d"), ("x", "d"), ("m", "x"), ("d", "m"))}
     assert len(hashes) == 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,44 @@ def test_adapters_on_a_folder_export_and_evaluate_again(
     assert main(["eval", str(folder), "--format", "json"]) == 0
     again = {row["metric"]: row["value"] for row in json.loads(capsys.readouterr().out)}
     assert again == {name: result["metrics"][name] for name in again}
+
+
+def test_an_adapter_on_a_drawn_base_belongs_to_its_seed(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = [*words, "method=lora"]
+    _, one = run(line, tmp_path / "one")
+    with pytest.raises(
+        InputError, match=r"init_from=.*one: its base was drawn from seed 42\. To start from its outcome"
+    ):
+        run([*line, f"init_from={one}", "seed=1"], tmp_path / "two")
+    assert not (tmp_path / "two").exists()
+    _, two = run([*line, f"init_from={one}"], tmp_path / "two")
+    log = (two / "log.txt").read_text()
+    assert f"starts from the weights of {one}\n" in log and "head" not in log
+    _, full = run([*words, "method=full"], tmp_path / "full")
+    run([*words, "method=full", f"init_from={full}", "seed=1"], tmp_path / "other")  # its whole model goes along
+    capsys.readouterr()
+    assert main(["export", str(one), "--to", "peft", "--out", str(tmp_path / "out")]) == 2
+    assert "the base was drawn from the seed: take --to merged" in capsys.readouterr().err
+
+
+def test_a_tokenizer_that_has_moved_is_found_and_changes_nothing(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = tmp_path / "tokenizer", tmp_path / "moved"
+    shutil.copytree(load.TOKENIZERS["embedded"], old)
+    result, folder = run([*words, "method=lora", f"model.tokenizer_path={old}"], tmp_path / "run")
+    old.rename(new)
+    again, _ = run([*words, "method=lora", f"model.tokenizer_path={new}"], tmp_path / "again")
+    assert again["spec_hash"] == result["spec_hash"]
+    there = f"model.tokenizer_path={new}"
+    assert main(["eval", str(folder), there]) == 0
+    assert main(["export", str(folder), there, "--to", "merged", "--out", str(tmp_path / "merged")]) == 0
+    capsys.readouterr()
+    assert main(["eval", str(tmp_path / "merged"), "--format", "json"]) == 0  # the export has its own tokenizer
+    found = {row["metric"]: row["value"] for row in json.loads(capsys.readouterr().out)}
+    assert found["loss"] == pytest.approx(result["metrics"]["loss"], abs=1e-5)
 
 
 def test_a_model_and_data_that_do_not_match_are_refused(words: list[str], tmp_path: Path) -> None:

@@ -76,6 +76,7 @@ class LoRA(Method):
     """Wraps the target modules; its kin start the factors otherwise (`initialise`) or choose the ranks (`ranks`)."""
 
     Hyperparameters = LoRAHyperparameters
+    may_differ = ("lora_dropout", "init_lora_weights")
 
     def prepare(self, model: nn.Module, decisions: Decisions, context: Context) -> nn.Module:
         """Replaces the target modules by LoRA layers; they and the head are trained, all else is frozen."""
