@@ -9,7 +9,6 @@ equals sign go to `lrexp train -m`. Exit code 1 if a sweep fails, or if the two 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -21,6 +20,8 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+import sweep_line
 
 LAUNCHERS = {"serial": [], "pool": ["--launcher", "pool", "--jobs", "2"]}
 DEFAULT = {"method": "lora,pissa,full", "seed": "1,2", "hardware.threads": "1"}
@@ -42,14 +43,10 @@ class Sweep:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = sweep_line.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--max-steps", type=int, default=60)
-    parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()
-    given = {word.partition("=")[0]: word.partition("=")[2] for word in options.overrides}
-    settings = {**DEFAULT, "training.max_steps": str(options.max_steps), **given}
-    overrides = [f"{key}={value}" for key, value in settings.items()]
+    overrides = sweep_line.overrides(options, DEFAULT)
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; {' '.join(overrides)}", flush=True)
     rounds: dict[str, list[Sweep]] = {name: [] for name in LAUNCHERS}
     for turn in range(options.rounds):

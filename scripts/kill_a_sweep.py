@@ -11,7 +11,6 @@ Arguments with an equals sign go to `lrexp train -m` in place of the default one
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -25,6 +24,8 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import sweep_line
 
 FILES = ("metrics.jsonl", "predictions.parquet", "adapter.safetensors", "model.safetensors")
 DEFAULT = {"method": "lora,pissa,full", "seed": "1,2,3,4", "training.save_steps": "10", "hardware.threads": "1"}
@@ -116,13 +117,9 @@ class Laws:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--max-steps", type=int, default=60)
-    parser.add_argument("overrides", nargs="*")
+    parser = sweep_line.parser(__doc__)
     options = parser.parse_args()
-    given = {word.partition("=")[0]: word.partition("=")[2] for word in options.overrides}
-    settings = {**DEFAULT, "training.max_steps": str(options.max_steps), **given}
-    overrides = [f"{key}={value}" for key, value in settings.items()]
+    overrides = sweep_line.overrides(options, DEFAULT)
     work = Path(tempfile.mkdtemp(prefix="lrexp-sweep-"))
     laws = Laws()
     whole, killed = Sweep(overrides, work / "whole"), Sweep(overrides, work / "killed")

@@ -83,11 +83,14 @@ def evaluated(source: Source, split: str | None = None) -> list[dict[str, Any]]:
 def trained(source: Source) -> tuple[Task, nn.Module]:
     """The task, and the trained model in the precision and on the device of the evaluation."""
     from lrexp.engine.precision import place
+    from lrexp.tasks import fit
     from lrexp.train import make_context, read_data
 
     task = read_data(source.run)
     context = make_context(source.run, task)
-    return task, place(source.model(task, context), context.device, context.dtype)
+    model = source.model(task, context)
+    fit.refuse_unfit(task, model.config, source.run.model.name)  # other data may be longer than the run's
+    return task, place(model, context.device, context.dtype)
 
 
 def _splits(task: Task, wanted: str | None) -> list[str]:

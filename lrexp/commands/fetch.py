@@ -121,7 +121,7 @@ def _data(section: dict[str, Any]) -> Row:
         build.fingerprint(section)  # raises for a path with nothing in it
         place = Path(data.path).expanduser()
         return _row(what, "local", size(place) if place.is_dir() else place.stat().st_size, place)
-    if data.hub is None:
+    if getattr(data, "hub", None) is None:  # not every kind of data is on the hub
         build.fingerprint(section)
         return _row(what, "needs no download")
     from lrexp.tasks.sources.hub import hub_tables

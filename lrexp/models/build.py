@@ -76,11 +76,7 @@ def _auto(outputs: Outputs) -> Any:
     """Transformers' class for the outputs."""
     import transformers
 
-    names = {
-        "classification": "AutoModelForSequenceClassification",
-        "causal_lm": "AutoModelForCausalLM",
-        "image_classification": "AutoModelForImageClassification",
-    }
+    names = {"classification": "AutoModelForSequenceClassification", "causal_lm": "AutoModelForCausalLM"}
     return getattr(transformers, names[outputs.kind])
 
 

@@ -8,12 +8,11 @@ from typing import Any, Literal
 
 from lrexp.spec.convert import from_mapping
 
-Kind = Literal["encoder", "decoder", "vision"]
-OutputKind = Literal["classification", "causal_lm", "image_classification"]
+Kind = Literal["encoder", "decoder"]
+OutputKind = Literal["classification", "causal_lm"]
 TAKES: dict[str, tuple[OutputKind, ...]] = {  # what a kind of model is built for
     "encoder": ("classification",),
     "decoder": ("causal_lm",),
-    "vision": ("image_classification",),
 }
 
 
@@ -59,7 +58,6 @@ class Outputs:
     kind: OutputKind
     num_labels: int = 0  # classes, or 1 for regression
     problem_type: str | None = None  # transformers' word for it, kept in the config of a saved model
-    image: tuple[int, int, int] | None = None  # channels, height, width of the images to come
 
 
 def read(section: Mapping[str, Any]) -> ModelSpec:

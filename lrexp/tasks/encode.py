@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
@@ -105,6 +105,22 @@ def tokenizer_hash(tokenizer: Any) -> str:
     special = {name: str(token) for name, token in sorted(tokenizer.special_tokens_map.items())}
     sides = [tokenizer.truncation_side, tokenizer.model_input_names, type(tokenizer).__name__]
     return hashlib.sha256(json.dumps([rules, special, sides], sort_keys=True).encode()).hexdigest()
+
+
+def kept_or_made(cache: Path | None, tokenizer: Any, about: Sequence[Any], make: Callable[[], Encodings]) -> Encodings:
+    """The encodings in the cache under a hash of all that decides them; else those that `make` gives, which are kept.
+
+    `about` is what decides them besides the tokenizer. Without a cache they are made.
+    """
+    if cache is None:
+        return make()
+    text = json.dumps([FORMAT, tokenizer_hash(tokenizer), *about], sort_keys=True)
+    place = cache / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.encoded"
+    found = load(place)
+    if found is None:
+        found = make()
+        save(found, place)
+    return found
 
 
 def save(encodings: Encodings, path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -41,14 +39,7 @@ def fingerprint(dataset: Mapping[str, Any]) -> str:
 def build(
     dataset: Mapping[str, Any], tokenizer: Any, seed: int, cache: Path | None = None, hold_out_selection: bool = False
 ) -> Task:
-    """The task of a dataset section for one tokenizer.
-
-    `hold_out_selection` asks for a split "selection" out of train where the data has none that may be selected on.
-    `cache` is the folder of encoded data (None: no cache). The same section, tokenizer and seed give the same splits.
-
-    Raises:
-        InputError: anything wrong with the data: every row is read before this returns.
-    """
+    """The task of a dataset section for one tokenizer; see `lrexp.tasks.build.build`."""
     from lrexp.tasks import classification, splits
     from lrexp.tasks.base import Split
 
@@ -81,32 +72,18 @@ def _check_tokenizer(tokenizer: Any, data: ClassificationData) -> None:
 def _encodings(
     data: ClassificationData, tokenizer: Any, content: str, cache: Path | None, hold_out_selection: bool
 ) -> Encodings:
+    """Seeds do not decide the encoded rows, so that all seeds of a sweep share them."""
     from lrexp.tasks import encode, splits
 
-    place = None if cache is None else cache / f"{_key(data, tokenizer, content, hold_out_selection)}.encoded"
-    kept = encode.load(place) if place else None
-    if kept is not None:
-        return kept
-    source = _SOURCES[data.source].read(data)
-    held_out = len(splits.roles(list(source.splits), hold_out_selection).held_out)
-    parts = {}
-    for name, rows in source.splits.items():
-        chosen = splits.pool(name, len(rows), data, held_out)
-        parts[name] = encode.encode(rows, chosen, tokenizer, data.max_length, name)
-    read = {name: len(rows) for name, rows in source.splits.items()}
-    made = encode.Encodings(parts, read, source.labels)
-    if place:
-        encode.save(made, place)
-    return made
+    def make() -> Encodings:
+        source = _SOURCES[data.source].read(data)
+        held_out = len(splits.roles(list(source.splits), hold_out_selection).held_out)
+        parts = {}
+        for name, rows in source.splits.items():
+            chosen = splits.pool(name, len(rows), data, held_out)
+            parts[name] = encode.encode(rows, chosen, tokenizer, data.max_length, name)
+        return encode.Encodings(parts, {name: len(rows) for name, rows in source.splits.items()}, source.labels)
 
-
-def _key(data: ClassificationData, tokenizer: Any, content: str, hold_out_selection: bool) -> str:
-    """Hash of all that decides the encoded rows: seeds do not, so that all seeds of a sweep share them."""
-    from lrexp.tasks import encode
-
-    about = {key: value for key, value in asdict(data).items() if key not in _NOT_ENCODED}
-    hold_out_selection = (
-        hold_out_selection and data.max_train_samples is not None
-    )  # else all of train is encoded anyway
-    parts = [encode.FORMAT, content, encode.tokenizer_hash(tokenizer), hold_out_selection, about]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+    keys = {key: value for key, value in asdict(data).items() if key not in _NOT_ENCODED}
+    is_limited = hold_out_selection and data.max_train_samples is not None  # else all of train is encoded anyway
+    return encode.kept_or_made(cache, tokenizer, [content, is_limited, keys], make)

@@ -19,8 +19,6 @@ class LanguageData:
     model: str = "llama_tiny"
     task: Literal["causal_lm"] = "causal_lm"
     path: str | None = None
-    hub: str | None = None
-    hub_config: str | None = None
     text_column: str = "text"
     packing: bool = True
     max_length: int = 128

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -76,24 +74,13 @@ def _check_tokenizer(tokenizer: Any, data: LanguageData) -> None:
 
 
 def _encodings(data: LanguageData, tokenizer: Any, content: str, cache: Path | None) -> Encodings:
+    """Neither limits nor seeds decide the encoded sequences: all runs share them."""
     from lrexp.tasks import encode, language_encode
 
-    place = None if cache is None else cache / f"{_key(data, tokenizer, content)}.encoded"
-    kept = encode.load(place) if place else None
-    if kept is not None:
-        return kept
-    documents = _SOURCES[data.source].read(data)
-    parts = {name: language_encode.encode(texts, tokenizer, data, name) for name, texts in documents.items()}
-    made = encode.Encodings(parts, {name: len(part) for name, part in parts.items()}, None)
-    if place:
-        encode.save(made, place)
-    return made
+    def make() -> Encodings:
+        documents = _SOURCES[data.source].read(data)
+        parts = {name: language_encode.encode(texts, tokenizer, data, name) for name, texts in documents.items()}
+        return encode.Encodings(parts, {name: len(part) for name, part in parts.items()}, None)
 
-
-def _key(data: LanguageData, tokenizer: Any, content: str) -> str:
-    """Hash of all that decides the encoded sequences: limits and seeds do not."""
-    from lrexp.tasks import encode
-
-    about = {key: value for key, value in asdict(data).items() if key not in _NOT_ENCODED}
-    parts = [encode.FORMAT, "language", _FORMAT, content, encode.tokenizer_hash(tokenizer), about]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+    keys = {key: value for key, value in asdict(data).items() if key not in _NOT_ENCODED}
+    return encode.kept_or_made(cache, tokenizer, ["language", _FORMAT, content, keys], make)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +11,13 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from lrexp.engine.identify import identify
-from lrexp.engine.loop import Loop
 from lrexp.methods import catalog
 from lrexp.methods.catalog import families
 from lrexp.spec.compose import compose
 from lrexp.spec.errors import InputError, Interrupted
 from lrexp.spec.run_spec import RunSpec
 from tests.conftest import merged
+from tests.engine.stopping import stop_after
 from tests.methods.test_laws import weights
 
 METHODS = list(catalog.ENTRIES)
@@ -65,14 +63,7 @@ def test_stopped_and_resumed_it_ends_with_the_same_bytes(
     _, one = run(f"method={method}", to="one")
     words = (f"method={method}", f"init_from={one}", "seed=9")
     _, whole = run(*words, to="whole")
-    step = Loop._timed_step
-
-    def stopping(loop: Loop) -> None:
-        step(loop)
-        if loop.state.step == 3 and not loop.state.resumed_from:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(Loop, "_timed_step", stopping)
+    stop_after(monkeypatch, 3)
     with pytest.raises(Interrupted):
         run(*words, to="stopped")
     result, stopped = run(*words, to="stopped")
@@ -171,6 +162,18 @@ def test_what_is_no_finished_run_is_refused(run: Any, tmp_path: Path) -> None:
     (one / "result.json").unlink()
     with pytest.raises(InputError, match=r"init_from=.*one: the run there has not finished"):
         run(f"init_from={one}", to="two")
+
+
+def test_damaged_weights_are_refused_before_the_run_begins(run: Any, tmp_path: Path) -> None:
+    _, one = run("method=lora", to="one")
+    file = one / "adapter.safetensors"
+    file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(InputError, match=r"adapter\.safetensors: damaged or cut short"):
+        run("method=lora", f"init_from={one}", to="two")
+    file.unlink()
+    with pytest.raises(InputError, match=r"adapter\.safetensors: missing"):
+        run("method=lora", f"init_from={one}", to="two")
+    assert not (tmp_path / "two").exists()
 
 
 def test_another_base_is_refused(run: Any, tiny_model: Path, tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +12,12 @@ import torch
 
 from lrexp.engine import reload
 from lrexp.engine.finished import decisions, tensors
-from lrexp.engine.loop import Loop
 from lrexp.engine.session import Session
 from lrexp.methods.base import Method
 from lrexp.spec.errors import Interrupted
 from tests.conftest import session
 from tests.engine import toys
+from tests.engine.stopping import stop_after
 
 
 def lived(tiny: list[str], folder: Path, method: Method, *overrides: str) -> dict[str, Any]:
@@ -52,14 +50,7 @@ def test_methods_to_come_resume_exactly(
 ) -> None:
     whole = lived(tiny, tmp_path / "whole", toy(None), *setting)
     toys.Calibrated.decided = 0
-    step = Loop._timed_step
-
-    def stopping(loop: Loop) -> None:
-        step(loop)
-        if loop.state.step in (1, 4) and loop.state.step not in loop.state.resumed_from:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(Loop, "_timed_step", stopping)
+    stop_after(monkeypatch, 1, 4)
     for _ in range(2):
         with pytest.raises(Interrupted):
             lived(tiny, tmp_path / "stopped", toy(None), *setting)

@@ -16,10 +16,13 @@ from lrexp.engine import finished as folders
 from lrexp.engine import reload
 from lrexp.engine.folder import WEIGHTS
 from lrexp.engine.identify import identify
+from lrexp.layers.adapted import has_values
 from lrexp.methods import catalog
 from lrexp.methods.adapters.pissa import PiSSA
-from lrexp.spec.errors import InputError
+from lrexp.methods.base import Decisions
+from lrexp.spec.errors import InputError, Interrupted
 from lrexp.train import make_context, read_data
+from tests.engine.stopping import stop_after
 
 
 def again(folder: Path) -> nn.Module:
@@ -143,3 +146,30 @@ def test_a_model_that_has_moved_is_the_same_model(run: Any, tiny_model: Path, tm
     finished = folders.read(folder)
     moved = replace(finished.spec, model={**finished.spec.model, "path": str(tmp_path / "moved")})
     reload.refuse_other_base(finished, identify(moved, finished.facts))
+
+
+def test_a_resumed_run_takes_its_start_from_the_checkpoint(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(Interrupted):
+            run("method=pissa")
+    initialise = PiSSA.initialise
+
+    def of_shapes_alone(self: Any, layer: Any, *more: Any) -> None:
+        assert not has_values(layer.lora_A), "a new decomposition"
+        initialise(self, layer, *more)
+
+    monkeypatch.setattr(PiSSA, "initialise", of_shapes_alone)
+    result, _ = run("method=pissa")
+    assert (result["status"], result["costs"]["resumed_from"]) == ("finished", [3])
+
+
+def test_damaged_decisions_are_said(tmp_path: Path) -> None:
+    cpu = torch.device("cpu")
+    assert folders.decisions(tmp_path, cpu) == Decisions()
+    folders.keep_decisions(tmp_path, Decisions({"ranks": {"q": 3}}, {"kept": torch.arange(4.0)}))
+    found = folders.decisions(tmp_path, cpu)
+    assert found.values == {"ranks": {"q": 3}} and found.tensors["kept"].tolist() == [0, 1, 2, 3]
+    (tmp_path / "decisions" / "state.json").write_text("{}")
+    with pytest.raises(InputError, match=r"decisions: damaged or cut short \(state.json has changed\)"):
+        folders.decisions(tmp_path, cpu)

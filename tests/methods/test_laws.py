@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import signal
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +16,6 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lrexp.engine import checkpoint, forward
-from lrexp.engine.loop import Loop
 from lrexp.engine.session import Session
 from lrexp.methods import catalog
 from lrexp.models import build
@@ -26,6 +23,7 @@ from lrexp.spec import choices
 from lrexp.spec.convert import from_mapping
 from lrexp.spec.errors import Interrupted
 from tests.conftest import session
+from tests.engine.stopping import stop_after
 from tests.methods.probe import differs, other_values, probed
 
 METHODS = list(catalog.ENTRIES)
@@ -54,17 +52,6 @@ def weights(folder: Path) -> bytes:
 
 def losses(folder: Path) -> list[float]:
     return [json.loads(line)["train/loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
-    step = Loop._timed_step
-
-    def stopping(loop: Loop) -> None:
-        step(loop)
-        if loop.state.step in steps and loop.state.step not in loop.state.resumed_from:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(Loop, "_timed_step", stopping)
 
 
 def test_same_seed_gives_the_same_bytes(method: str, run: Any) -> None:

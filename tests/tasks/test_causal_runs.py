@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +11,13 @@ import pytest
 import torch
 
 from lrexp.cli import main
-from lrexp.engine.loop import Loop
 from lrexp.methods.catalog import families
 from lrexp.models import build, load
 from lrexp.models.model_spec import Outputs, read
 from lrexp.spec.compose import compose
 from lrexp.spec.errors import InputError, Interrupted
 from lrexp.train import train
+from tests.engine.stopping import stop_after
 
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 TEXT = "def double(x):\n    return x + x\n\nclass Café:\n    pass\n"
@@ -65,14 +63,7 @@ def test_stopped_and_resumed_equals_undisturbed(
             (tmp_path / "data" / f"{name}.txt").unlink()
             (tmp_path / "data" / f"{name}.jsonl").write_text("\n".join(rows))
     whole, undisturbed = run(line, tmp_path / "whole")
-    step = Loop._timed_step
-
-    def stopping(loop: Loop) -> None:
-        step(loop)
-        if loop.state.step == 3 and not loop.state.resumed_from:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(Loop, "_timed_step", stopping)
+    stop_after(monkeypatch, 3)
     with pytest.raises(Interrupted):
         run(line, tmp_path / "stopped")
     result, resumed = run(line, tmp_path / "stopped")
@@ -203,3 +194,11 @@ def test_adapters_on_drawn_weights_are_marked_and_stay_finite(words: list[str], 
 def test_training_from_scratch_has_a_rate_of_its_own() -> None:
     for name, rate in (("llama_tiny", 3e-3), ("llama_60m", 1e-3), ("llama_1b", 1e-3)):
         assert compose(["method=full", f"model={name}"], families())[0].training.learning_rate == pytest.approx(rate)
+
+
+def test_an_evaluation_on_longer_sequences_than_the_model_takes_is_refused(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, folder = run([*words, "method=full"], tmp_path / "run")
+    assert main(["eval", str(folder), "dataset.max_length=513"]) == 2
+    assert "dataset.max_length is 513, but model=llama_tiny takes at most 512 tokens" in capsys.readouterr().err
