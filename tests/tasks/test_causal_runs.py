@@ -199,6 +199,6 @@ def test_training_from_scratch_has_a_rate_of_its_own() -> None:
 def test_an_evaluation_on_longer_sequences_than_the_model_takes_is_refused(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, folder = run([*words, "method=full"], tmp_path / "run")
-    assert main(["eval", str(folder), "dataset.max_length=513"]) == 2
-    assert "dataset.max_length is 513, but model=llama_tiny takes at most 512 tokens" in capsys.readouterr().err
+    _, folder = run([*words, "method=full", "model.config.max_position_embeddings=32"], tmp_path / "run")
+    assert main(["eval", str(folder), "dataset.max_length=40"]) == 2
+    assert "dataset.max_length is 40, but model=llama_tiny takes at most 32 tokens" in capsys.readouterr().err
