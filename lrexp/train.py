@@ -5,7 +5,6 @@ Everything that can be known beforehand is checked before the run's folder exist
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from lrexp.engine.sampler import calibration, total_steps
 from lrexp.engine.session import Session
 from lrexp.methods.base import Batch, Context
 from lrexp.models import build, load
+from lrexp.optim.build import make_optimizer
 from lrexp.spec.errors import InputError
 from lrexp.spec.places import cache_folder
 from lrexp.spec.run_spec import RunSpec
@@ -97,14 +97,16 @@ def rehearse(run: Run, task: Task, context: Context) -> None:
     """Prepares the model on shapes alone: tokens that it lacks, targets that match nothing, ranks too large, switches
     that the model or the machine cannot follow end here; nothing is written.
     """
-    on_cpu = replace(context, cache=None, device=torch.device("cpu"))
     method = build_method(run.spec)  # another instance: the run's own keeps nothing of a rehearsal
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = build.empty(run.model, run.place, task.outputs, context.dtype)
         fit.refuse_unfit(task, model.config, run.model.name)
-        model = method.prepare(model, method.bound(model), on_cpu)
+        model = method.prepare(model, method.bound(model), context.on_shapes())
+        method.build_optimizer(groups := method.parameter_groups(model), make_optimizer(run.spec.optimizer, 1.0))
+    if not groups and context.total_steps:
+        raise InputError(f"method={run.spec.method['name']} trains nothing here: set training.max_steps=0.")
     forward.refuse_unfit(model, run.spec, run.device)
     if run.origin is not None:
         folder, keeps_base = run.origin.folder, method.keeps_base
-        held, decisions = finished.shapes(folder, keeps_base), finished.decisions(folder, on_cpu.device)
+        held, decisions = finished.shapes(folder, keeps_base), finished.decisions(folder, torch.device("cpu"))
         reload.refuse_misfits(held, run, task, decisions, context, run.has_new_head)

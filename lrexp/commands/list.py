@@ -1,7 +1,8 @@
 """Shows what can be chosen.
 
     lrexp list                        the groups and the names in each
-    lrexp list methods                what method= accepts: family, paper, one line each
+    lrexp list methods                what method= accepts: family, paper, one line each; in json and csv
+                                      also what it goes together with (accumulation, bf16, per-layer updates, ...)
     lrexp list models                 likewise datasets, experiments, optimizers, training, hardware, tracking
 
 Options:
@@ -15,12 +16,13 @@ What one choice holds: lrexp show method=lora.
 from __future__ import annotations
 
 from lrexp.commands.options import Parser
-from lrexp.methods.catalog import entries
+from lrexp.methods.catalog import Entry, entries
 from lrexp.report.render import render
 from lrexp.spec import choices
 from lrexp.spec.convert import clip, unknown
 from lrexp.spec.errors import InputError
 
+SUPPORTED = ("accumulation", "bf16", "per_layer", "quantised_base")  # what a method can be combined with
 UNCOUNTED = ("training", "hardware", "tracking")
 Row = dict[str, object]
 
@@ -35,7 +37,8 @@ def main(arguments: list[str]) -> int:
         return 0
     group = _group(options.what)
     if group == "method":
-        render(["name", "family", "paper", "line"], _methods(), options.format)
+        supported = list(SUPPORTED) if options.format in ("json", "csv") else []
+        render(["name", "family", "paper", *supported, "line"], _methods(), options.format)
     else:
         partner = {"model": "dataset", "dataset": "model"}.get(group)
         columns = ["name", *([f"default {partner}"] if partner else []), "line"]
@@ -66,7 +69,7 @@ def _methods() -> list[Row]:
     """The catalogue, then ready-made settings of its methods."""
     found = entries()
     rows: list[Row] = [
-        {"name": e.name, "family": e.family, "paper": e.paper, "line": e.line}
+        {"name": e.name, "family": e.family, "paper": e.paper, "line": e.line} | _supported(e)
         for e in found.values()
         if e.name in choices.names("method")
     ]
@@ -74,8 +77,13 @@ def _methods() -> list[Row]:
         if choice.name not in found:
             of = found[choice.section_name]
             line = choice.summary or f"a setting of {of.name}"
-            rows.append({"name": choice.name, "family": of.family, "paper": of.paper, "line": line})
+            row: Row = {"name": choice.name, "family": of.family, "paper": of.paper, "line": line}
+            rows.append(row | _supported(of))
     return rows
+
+
+def _supported(entry: Entry) -> Row:
+    return {name: getattr(entry.supports, name) for name in SUPPORTED}
 
 
 def _row(choice: choices.Choice, partner: str | None) -> Row:

@@ -27,6 +27,7 @@ from lrexp.engine.identify import Run
 from lrexp.engine.precision import autocast, place
 from lrexp.layers.adapted import adapted_layers, replace
 from lrexp.layers.peft_format import PlainLoRA, peft_config, peft_tensors, plain_lora
+from lrexp.methods import catalog
 from lrexp.models import build, load
 from lrexp.models.roles import head_modules
 from lrexp.spec.errors import InputError
@@ -50,8 +51,9 @@ class Export:
 
 def merged(run: Run, task: Task, model: nn.Module) -> Export:
     """The run as a plain model, merged in float32 or better; uses `model` up. Raises InputError if it cannot merge."""
-    if not run.method.supports.merge:
-        raise InputError(f"method={run.spec.method['name']} cannot be merged into plain weights.")
+    name = run.spec.method["name"]
+    if not catalog.entry(name).supports.merge:
+        raise InputError(f"method={name} cannot be merged into plain weights.")
     as_run, adapted = _trained_logits(run, task, model)
     plain = run.method.finalize(model)
     exported = _logits(plain, run, task)

@@ -58,7 +58,7 @@ def identify(spec: RunSpec, then: dict[str, Any] | None = None) -> Run:
     spec = whole(spec)
     device = resolve(spec.hardware.device)
     spec = spec.on("cuda" if device.type == "cuda" else "cpu")
-    refuse_combinations(spec, method)
+    refuse_combinations(spec)
     model = model_spec.read(spec.model)
     build.refuse_other_kind(model, tasks.output_kind(spec.dataset))
     place = load.place(model)
@@ -165,12 +165,15 @@ def resolve(device: str) -> torch.device:
     return torch.device(device)
 
 
-def refuse_combinations(spec: RunSpec, method: Method) -> None:
+def refuse_combinations(spec: RunSpec) -> None:
     """Raises InputError for what the method says that it cannot be combined with."""
     name = spec.method["name"]
-    if spec.training.gradient_accumulation_steps > 1 and not method.supports.accumulation:
+    supports = catalog.entry(name).supports
+    if spec.training.gradient_accumulation_steps > 1 and not supports.accumulation:
         raise InputError(
             f"method={name} does not accumulate gradients: training.gradient_accumulation_steps is 1 for it."
         )
-    if spec.hardware.precision == "bf16" and not method.supports.bf16:
+    if spec.hardware.precision == "bf16" and not supports.bf16:
         raise InputError(f"method={name} does not train bf16 weights: use hardware.precision=bf16_autocast or float32.")
+    if spec.training.per_layer_updates and not supports.per_layer:
+        raise InputError(f"method={name} needs all gradients of a step at once: set training.per_layer_updates=false.")

@@ -24,6 +24,7 @@ from lrexp.engine.state import Prepared, State
 from lrexp.engine.stop import StopRequest
 from lrexp.linalg.random import seed_ambient, stream
 from lrexp.methods.base import Batch, Context, Micro, Training
+from lrexp.optim.per_layer import PerLayer
 from lrexp.optim.schedule import multiplier
 from lrexp.spec.errors import Interrupted, RunError
 from lrexp.spec.run_spec import RunSpec
@@ -164,6 +165,8 @@ class Loop:
             return self.task.loss(model, batch) / targets
 
         batch = {name: tensor.to(self.context.device) for name, tensor in batch.items()}
+        if isinstance(self.optimizer, PerLayer):
+            self.optimizer.is_last = micro.is_last
         seed_ambient(stream(self.spec.seed, "dropout", step, micro.index))
         with self.autocast():
             loss = self.method.loss(self.model, batch, task_loss, micro)

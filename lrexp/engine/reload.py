@@ -7,7 +7,6 @@ the run's decisions; the numbers from what the run kept, where each tensor has i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -94,11 +93,10 @@ def refuse_misfits(
     They come from a preparation on shapes alone: nothing is decomposed or drawn for it.
     """
     method = build_method(run.spec)  # another instance: the run's own keeps nothing of a rehearsal
-    on_cpu = replace(context, cache=None, device=torch.device("cpu"))
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = build.empty(run.model, run.place, task.outputs, context.dtype)
         head = tuple(f"{name}." for name in head_modules(model, context.head))
-        model = method.prepare(model, decisions, on_cpu)
+        model = method.prepare(model, decisions, context.on_shapes())
         wanted = {name: tuple(tensor.shape) for name, tensor in kept(model, method.keeps_base).items()}
     if new_head:
         found, wanted = (

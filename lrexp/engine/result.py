@@ -41,6 +41,7 @@ def evaluate(loop: Loop) -> dict[str, float | None]:
     if loop.state.best_step is not None:
         metrics["selected_step"] = float(loop.state.best_step)
     loop.state.evaluate_seconds += time.perf_counter() - begin
+    metrics |= loop.state.measured
     metrics |= {f"method_{key}": value for key, value in loop.method.metrics().items()}
     return {name: finite(value) for name, value in metrics.items()}
 

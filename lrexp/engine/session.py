@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from torch import nn
 
 from lrexp.engine import checkpoint, forward, memory, precision, provenance, reload, result
 from lrexp.engine import folder as folders
+from lrexp.engine.evaluate import predict
 from lrexp.engine.files import write_text
 from lrexp.engine.finished import keep_decisions
 from lrexp.engine.identify import Run
 from lrexp.engine.loop import Loop
 from lrexp.engine.progress import Progress
+from lrexp.engine.record import finite
 from lrexp.engine.state import Prepared, State
 from lrexp.engine.stop import StopRequest
 from lrexp.engine.tracking import Mirror, open_mirror
@@ -26,6 +29,7 @@ from lrexp.methods.base import Context, Decisions
 from lrexp.models import build
 from lrexp.models.roles import head_modules
 from lrexp.optim.build import make_optimizer
+from lrexp.optim.per_layer import PerLayer
 from lrexp.spec.errors import InputError, Interrupted, RunError
 from lrexp.tasks.base import Task
 
@@ -105,13 +109,29 @@ class Session:
         seed = stream(run.spec.seed, "init")
         model = build.base(run.model, run.place, self.task.outputs, seed)
         model = precision.place(model, device, self.context.dtype)
+        if saved is None:
+            self._measure(model, "base")
         memory.reset(device)
         begin = time.perf_counter()
         model = self._prepare(model, saved)
         memory.synchronize(device)
         self.state.prepare_seconds = time.perf_counter() - begin
         self.state.prepare_peak_bytes = memory.peak(device).bytes
+        if saved is None and self.context.total_steps:
+            self._measure(model, "prepared")
         return model
+
+    def _measure(self, model: nn.Module, stage: str) -> None:
+        """Notes the quality of the base, or of the model as prepared, where the method asks for it."""
+        if not self.run.method.measures_base:
+            return
+        begin, task, training = time.perf_counter(), self.task, self.run.spec.training
+        autocast = precision.autocast(self.run.spec.hardware.precision, self.run.device)
+        columns = predict(
+            model, task, task.splits[task.reported], training.per_device_eval_batch_size, self.run.device, autocast
+        )
+        self.state.measured |= {f"{stage}_{k}": finite(v) for k, v in task.metrics(columns).items()}
+        self.state.evaluate_seconds += time.perf_counter() - begin
 
     def _prepare(self, base: nn.Module, saved: checkpoint.Saved | None) -> nn.Module:
         """As the checkpoint has it, else as the run in `init_from` ended, else from the base alone."""
@@ -131,7 +151,8 @@ class Session:
         rate = run.spec.training.learning_rate
         assert rate is not None, "composition fills the learning rate"
         groups = method.parameter_groups(model)
-        optimizer = method.build_optimizer(groups, make_optimizer(run.spec.optimizer, rate))
+        build = partial(method.build_optimizer, make=make_optimizer(run.spec.optimizer, rate))
+        optimizer = PerLayer(groups, build) if run.spec.training.per_layer_updates else build(groups)
         names = {p: name for group in groups for name, p in group.parameters.items()}
         return Prepared(method, model, self.decisions, optimizer, names)
 

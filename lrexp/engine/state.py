@@ -32,6 +32,7 @@ class State:
     peak_bytes: int = 0
     reserved_bytes: int = 0
     resumed_from: list[int] = field(default_factory=list)
+    measured: dict[str, float | None] = field(default_factory=dict)  # quality before training, for `measures_base`
 
 
 @dataclass

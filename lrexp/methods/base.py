@@ -8,7 +8,7 @@ all.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from lrexp.linalg import random
 from lrexp.optim.group import Group
 
-__all__ = ["Batch", "Context", "Decisions", "Group", "Method", "Micro", "Supports", "TaskLoss", "Training"]
+__all__ = ["Batch", "Context", "Decisions", "Group", "Method", "Micro", "TaskLoss", "Training"]
 
 Batch = Mapping[str, Tensor]
 TaskLoss = Callable[[nn.Module, Batch], Tensor]
@@ -32,7 +32,7 @@ class Context:
     `dtype` is the precision of trained parameters; `cache` a folder for decompositions that outlive the run (None: no
     cache); `head` the patterns of the modules that are trained beside any adapter. `task_loss(model, batch)` is the
     loss per target of a batch, `calibration(name, count, size)` gives batches of train on the device, drawn by the seed
-    for the stream `name`.
+    for the stream `name`; both are None where a model is prepared on shapes alone.
     """
 
     seed: int
@@ -48,6 +48,10 @@ class Context:
         """A fresh CPU generator for one draw of the stream `name`: the same arguments give the same numbers, always."""
         return random.generator(self.seed, f"method/{name}", step, micro)
 
+    def on_shapes(self) -> Context:
+        """The same run for a model of fake tensors: on the CPU, without cache and data."""
+        return replace(self, device=torch.device("cpu"), cache=None, task_loss=None, calibration=None)
+
 
 @dataclass(frozen=True)
 class Micro:
@@ -56,16 +60,6 @@ class Micro:
     index: int
     is_last: bool
     share: float
-
-
-@dataclass(frozen=True)
-class Supports:
-    """What holds for a method and what it can be combined with; the rest is refused when the spec is checked."""
-
-    accumulation: bool = True
-    bf16: bool = True
-    merge: bool = True
-    starts_at_base: bool = True  # before the first step the outputs are those of the base model
 
 
 @dataclass
@@ -100,8 +94,8 @@ class Method:
     """A way to train a model. Subclasses set `Hyperparameters`, whose values an instance holds, and override hooks."""
 
     Hyperparameters: ClassVar[type]
-    supports: ClassVar[Supports] = Supports()
     keeps_base: ClassVar[bool] = True  # what is not trained stays as `prepare` left it: only an adapter is saved
+    measures_base: ClassVar[bool] = False  # the base, and the model as prepared, are evaluated too: for compression
     may_differ: ClassVar[tuple[str, ...]] = ()
     """Hyperparameters in which a run may differ from the one that it starts from (`init_from`).
 

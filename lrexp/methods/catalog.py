@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from lrexp.spec import packages
 from lrexp.spec.convert import clip, unknown
 from lrexp.spec.errors import InputError
-from lrexp.spec.packages import Entry
+from lrexp.spec.packages import Entry, Supports
 
 if TYPE_CHECKING:
     from lrexp.methods.base import Method
 
 
-__all__ = ["ENTRIES", "Entry", "entries", "entry", "families", "load", "versions"]
+__all__ = ["ENTRIES", "Entry", "Supports", "entries", "entry", "families", "load", "versions"]
 
 
 def _catalogue(*entries: Entry) -> dict[str, Entry]:

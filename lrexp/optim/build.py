@@ -88,6 +88,7 @@ def make_optimizer(optimizer: Mapping[str, Any], learning_rate: float) -> Callab
             param_groups.append(
                 {"params": list(group.parameters.values()), "lr": rate, "base_lr": rate, "weight_decay": decay}
             )
+        param_groups = param_groups or [{"params": [], "base_lr": learning_rate}]  # a run that trains nothing
         return cls(param_groups, lr=learning_rate, fused=True, **keywords)  # type: ignore[call-arg]
 
     return make

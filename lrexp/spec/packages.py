@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,18 @@ GROUP = "lrexp.methods"
 
 
 @dataclass(frozen=True)
+class Supports:
+    """What holds for a method and what it can be combined with; the rest is refused when a spec is checked."""
+
+    accumulation: bool = True  # gradient_accumulation_steps above 1
+    bf16: bool = True  # weights and optimizer states in bf16
+    per_layer: bool = True  # per_layer_updates: needs no hook between the backward pass and the optimizer
+    quantised_base: bool = False  # a base whose weights are stored in fewer bits
+    merge: bool = True  # ends as a plain model with the same outputs
+    starts_at_base: bool = True  # before the first step the outputs are those of the base model
+
+
+@dataclass(frozen=True)
 class Entry:
     """One method of the catalogue: the module and class that train, and `conf`, the package with its YAML file."""
 
@@ -40,6 +52,7 @@ class Entry:
     paper: str
     line: str
     conf: str = "lrexp.conf"
+    supports: Supports = Supports()
 
 
 @dataclass(frozen=True)
@@ -88,8 +101,10 @@ def _entry(point: EntryPoint) -> Entry:
         entry = point.load()
     except (Exception, SystemExit) as error:
         raise InputError(f"{point.value} cannot be imported ({type(error).__name__}: {error})") from error
-    if not isinstance(entry, Entry) or not all(isinstance(value, str) for value in astuple(entry)):
-        raise InputError(f"{point.value} is no lrexp.methods.catalog.Entry of texts")
+    if not isinstance(entry, Entry) or not all(
+        isinstance(getattr(entry, field.name), Supports if field.name == "supports" else str) for field in fields(Entry)
+    ):
+        raise InputError(f"{point.value} is no lrexp.methods.catalog.Entry of texts and Supports")
     if entry.name != point.name:
         raise InputError(f"{point.value} is named {entry.name}: the entry point and its Entry have one name")
     if not NAME.fullmatch(entry.name):

@@ -62,6 +62,7 @@ class TrainingSpec:
     selection_metric: str | None
     gradient_checkpointing: bool = False  # from here on, keys that older frozen specs lack
     torch_compile: bool = False
+    per_layer_updates: bool = False
 
     def __post_init__(self) -> None:
         for name in (
@@ -85,6 +86,11 @@ class TrainingSpec:
             raise ValueError(f"min_lr_ratio is {self.min_lr_ratio}: it lies in [0, 1]")
         if self.selection == "last" and self.selection_metric is not None:
             raise ValueError("selection_metric is set while selection is last: set training.selection=best too")
+        if self.per_layer_updates and self.max_grad_norm is not None:
+            raise ValueError(
+                "per_layer_updates is true with max_grad_norm: a norm over all gradients needs them all at once; "
+                "set training.max_grad_norm=null"
+            )
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from tests.engine.stopping import stop_after
 from tests.methods.probe import differs, other_values, probed
 
 METHODS = list(catalog.ENTRIES)
+PER_LAYER = ("training.per_layer_updates=true", "training.max_grad_norm=null")
 pytestmark = pytest.mark.parametrize("method", METHODS)
 
 
@@ -48,6 +48,15 @@ def logits(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor
 
 def weights(folder: Path) -> bytes:
     return next(folder.glob("*.safetensors")).read_bytes()
+
+
+def refuse_to_try(method: str, setting: tuple[str, ...]) -> None:
+    """Skips what the method declares that it does not support."""
+    supports = catalog.entry(method).supports
+    needs = {"per_layer_updates": supports.per_layer, "accumulation": supports.accumulation, "=bf16": supports.bf16}
+    for key, has in needs.items():
+        if not has and any(key in word and "autocast" not in word for word in setting):
+            pytest.skip(f"{method} declares that it does not support {key.strip('=')}")
 
 
 def losses(folder: Path) -> list[float]:
@@ -74,12 +83,14 @@ def test_another_seed_gives_other_weights(method: str, run: Any) -> None:
         ("hardware.precision=bf16",),
         ("hardware.precision=bf16_autocast", "training.eval_steps=2", "training.selection=best"),
         ("training.gradient_checkpointing=true", "model.dropout=0.2"),
+        (*PER_LAYER, "training.gradient_accumulation_steps=2", "training.per_device_train_batch_size=4"),
     ],
-    ids=["float32", "accumulation", "bf16", "autocast-best", "checkpointing"],
+    ids=["float32", "accumulation", "bf16", "autocast-best", "checkpointing", "per-layer"],
 )
 def test_stopped_and_resumed_equals_undisturbed(
     method: str, setting: tuple[str, ...], run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    refuse_to_try(method, setting)
     whole, undisturbed = run(f"method={method}", *setting, to="undisturbed")
     stop_after(monkeypatch, 1, 4)
     for _ in range(2):
@@ -90,6 +101,14 @@ def test_stopped_and_resumed_equals_undisturbed(
     assert weights(resumed) == weights(undisturbed)
     assert (resumed / "metrics.jsonl").read_bytes() == (undisturbed / "metrics.jsonl").read_bytes()
     assert result["metrics"] == whole["metrics"]
+
+
+def test_updates_within_the_backward_pass_change_no_byte(method: str, run: Any) -> None:
+    refuse_to_try(method, PER_LAYER)
+    _, one = run(f"method={method}", "training.max_grad_norm=null", to="one")
+    _, two = run(f"method={method}", *PER_LAYER, to="two")
+    assert weights(one) == weights(two)
+    assert (one / "metrics.jsonl").read_bytes() == (two / "metrics.jsonl").read_bytes()
 
 
 def test_activations_computed_again_change_no_byte(method: str, run: Any) -> None:
@@ -115,7 +134,7 @@ def test_compiled_it_resumes_exactly_and_stays_close(method: str, run: Any, monk
 
 
 def test_accumulation_does_not_change_the_losses(method: str, run: Any) -> None:
-    if not catalog.load(method).supports.accumulation:
+    if not catalog.entry(method).supports.accumulation:
         pytest.skip(f"{method} declares that it does not accumulate")
     _, one = run(f"method={method}", to="one")
     setting = ("training.per_device_train_batch_size=1", "training.gradient_accumulation_steps=8")
@@ -124,7 +143,7 @@ def test_accumulation_does_not_change_the_losses(method: str, run: Any) -> None:
 
 
 def test_accumulation_does_not_change_the_weights_in_float64(method: str, run: Any) -> None:
-    if not catalog.load(method).supports.accumulation:
+    if not catalog.entry(method).supports.accumulation:
         pytest.skip(f"{method} declares that it does not accumulate")
     exact = (f"method={method}", "hardware.precision=float64", "optimizer=sgd")
     _, one = run(*exact, to="one")
@@ -140,7 +159,7 @@ def test_first_output_is_that_of_the_base(method: str, tiny: list[str], tmp_path
     adapted = build.base(of.run.model, of.run.place, of.task.outputs, 7)
     adapted = of.run.method.prepare(adapted, of.run.method.decide(adapted, of.context), of.context)
     same = torch.allclose(logits(adapted, batch(of)), logits(base, batch(of)), atol=1e-5)
-    assert same == of.run.method.supports.starts_at_base
+    assert same == catalog.entry(method).supports.starts_at_base
 
 
 def test_only_declared_parameters_train(method: str, tiny: list[str], tmp_path: Path) -> None:
@@ -158,7 +177,7 @@ def test_only_declared_parameters_train(method: str, tiny: list[str], tmp_path: 
 
 def test_merged_equals_adapted(method: str, tiny: list[str], tmp_path: Path) -> None:
     of = trained(tiny, tmp_path, f"method={method}")
-    if not of.run.method.supports.merge:
+    if not catalog.entry(method).supports.merge:
         pytest.skip(f"{method} declares that it does not merge")
     assert of.model is not None
     inputs = batch(of)
@@ -185,7 +204,7 @@ def test_prepare_works_on_shapes_alone(method: str, tiny: list[str], tmp_path: P
     real = {name: (tuple(p.shape), p.requires_grad) for name, p in of.prepare().named_parameters()}
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = build.empty(of.run.model, of.run.place, of.task.outputs, torch.float32)
-        fake = of.run.method.prepare(model, of.run.method.bound(model), replace(of.context, cache=None))
+        fake = of.run.method.prepare(model, of.run.method.bound(model), of.context.on_shapes())
     assert {name: (tuple(p.shape), p.requires_grad) for name, p in fake.named_parameters()} == real
 
 

@@ -88,6 +88,7 @@ def test_the_documented_package_is_listed_shown_trained_and_swept(
     shown, _ = decoder.raw_decode(done.stdout[end:].lstrip())
     assert listed[-1] == {
         "name": "mymethod", "family": "adapters", "paper": "arXiv 0000.00000", "line": "LoRA whose rate is half",
+        "accumulation": True, "bf16": True, "per_layer": True, "quantised_base": False,
     }  # fmt: skip
     assert {row["key"]: row["default"] for row in shown}["factor"] == 0.5
     first, second = (json.loads((folder / "result.json").read_text()) for folder in (run, again))

@@ -52,6 +52,7 @@ RANGES = {
     "training.save_steps=0": "it is at least 1",
     "training.warmup_ratio=1": "it lies in [0, 1)",
     "training.selection_metric=f1": "training.selection=best",
+    "training.per_layer_updates=true": "set training.max_grad_norm=null",
     "hardware.threads=0": "it is at least 1",
     "seed=-1": "it lies in",
 }
