@@ -24,10 +24,11 @@ HEADS = {
     "bert": ["bert.pooler", "classifier"],
     "deberta_v3": ["pooler", "classifier"],
     "embedded": ["bert.pooler", "classifier"],
-    "minilm": ["bert.pooler", "classifier"],
+    "minilm": ["classifier"],
     "roberta": ["classifier"],
     "roberta_large": ["classifier"],
 }
+POOLERS = {"minilm": ["bert.pooler.dense"]}  # a linear layer of the checkpoint like any other where it is no head
 # role: name inside a layer
 BERT = {
     "q": "attention.self.query",
@@ -90,6 +91,8 @@ def test_a_checkpoint_that_lacks_more_than_the_head_is_refused(name: str, places
 def test_roles_name_the_layers(model: tuple[ModelSpec, nn.Module], target: str) -> None:
     found, classifier = model
     expected = layers(found.name, GROUPS.get(target, [target]))
+    if target == "all-linear":
+        expected = sorted([*expected, *POOLERS.get(found.name, [])])
     assert sorted(select(classifier, target, found.head)) == expected
 
 
@@ -118,7 +121,7 @@ def test_every_adapter_is_reached_and_only_it_and_the_head_are_trained(
     heads = tuple(f"{name}." for name in HEADS[found.name])
     own = {name for name in trained if ".lora_" in name}
     assert trained.keys() - own == {name for name, _ in adapted.named_parameters() if name.startswith(heads)}
-    assert len(own) == 2 * len(layers(found.name, list(BERT)))
+    assert len(own) == 2 * len(layers(found.name, list(BERT)) + POOLERS.get(found.name, []))
     assert [name for name, parameter in trained.items() if parameter.grad is None or not parameter.grad.any()] == []
 
 
