@@ -15,7 +15,6 @@ from lrexp.optim.build import make_optimizer
 from lrexp.spec.convert import from_mapping
 from lrexp.spec.errors import InputError
 
-
 MOMENTUM = {"name": "sgd", "momentum": 0.5}  # a state that outlives a step: what turns it changes something
 
 
