@@ -42,6 +42,14 @@ ENTRIES = _catalogue(
         "arXiv 2404.02948",
         "the top singular triplets are trained",
     ),
+    Entry(
+        "galore",
+        "lrexp.methods.gradients.galore",
+        "GaLore",
+        "gradients",
+        "arXiv 2403.03507",
+        "every weight trained, moments of projected gradients",
+    ),
 )
 
 

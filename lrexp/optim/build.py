@@ -7,25 +7,19 @@ and schedules share it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch.optim import Optimizer
 
+from lrexp.optim.adafactor import Adafactor, AdafactorSettings
+from lrexp.optim.adamw8bit import AdamW8bit, AdamW8bitSettings
+from lrexp.optim.adamw_hf import AdamWHF, AdamWHFSettings
 from lrexp.optim.group import Group
+from lrexp.optim.settings import check_betas, check_not_negative
 from lrexp.spec.convert import from_mapping, nearest
 from lrexp.spec.errors import InputError
-
-
-def _check_betas(betas: tuple[float, float]) -> None:
-    if not all(0.0 <= beta < 1.0 for beta in betas):
-        raise ValueError(f"betas is {list(betas)}: both lie in [0, 1)")
-
-
-def _check_not_negative(name: str, value: float) -> None:
-    if value < 0:
-        raise ValueError(f"{name} is {value}: it is at least 0")
 
 
 @dataclass(frozen=True)
@@ -37,9 +31,9 @@ class AdamSettings:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_betas(self.betas)
-        _check_not_negative("eps", self.eps)
-        _check_not_negative("weight_decay", self.weight_decay)
+        check_betas(self.betas)
+        check_not_negative("eps", self.eps)
+        check_not_negative("weight_decay", self.weight_decay)
 
 
 @dataclass(frozen=True)
@@ -51,16 +45,29 @@ class SGDSettings:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_not_negative("momentum", self.momentum)
-        _check_not_negative("weight_decay", self.weight_decay)
+        check_not_negative("momentum", self.momentum)
+        check_not_negative("weight_decay", self.weight_decay)
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov is true with momentum 0: it needs a momentum above 0")
 
 
-OPTIMIZERS: dict[str, tuple[type[Optimizer], type]] = {
-    "adamw": (torch.optim.AdamW, AdamSettings),
-    "adam": (torch.optim.Adam, AdamSettings),
-    "sgd": (torch.optim.SGD, SGDSettings),
+@dataclass(frozen=True)
+class Known:
+    """One optimizer: its class, the dataclass of its settings, and keywords that are no settings."""
+
+    cls: type[Optimizer]
+    settings: type
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+
+
+FUSED = {"fused": True}
+OPTIMIZERS: dict[str, Known] = {
+    "adamw": Known(torch.optim.AdamW, AdamSettings, FUSED),
+    "adam": Known(torch.optim.Adam, AdamSettings, FUSED),
+    "sgd": Known(torch.optim.SGD, SGDSettings, FUSED),
+    "adamw_hf": Known(AdamWHF, AdamWHFSettings),
+    "adamw8bit": Known(AdamW8bit, AdamW8bitSettings),
+    "adafactor": Known(Adafactor, AdafactorSettings),
 }
 
 
@@ -76,8 +83,8 @@ def make_optimizer(optimizer: Mapping[str, Any], learning_rate: float) -> Callab
         raise InputError(
             f"optimizer={name}: unknown optimizer. {nearest(name, OPTIMIZERS)} Known: {', '.join(OPTIMIZERS)}."
         )
-    cls, settings_class = OPTIMIZERS[name]
-    settings = from_mapping(settings_class, {k: v for k, v in optimizer.items() if k != "name"}, "optimizer")
+    known = OPTIMIZERS[name]
+    settings = from_mapping(known.settings, {k: v for k, v in optimizer.items() if k != "name"}, "optimizer")
 
     def make(groups: list[Group]) -> Optimizer:
         keywords: dict[str, Any] = asdict(settings)
@@ -89,6 +96,6 @@ def make_optimizer(optimizer: Mapping[str, Any], learning_rate: float) -> Callab
                 {"params": list(group.parameters.values()), "lr": rate, "base_lr": rate, "weight_decay": decay}
             )
         param_groups = param_groups or [{"params": [], "base_lr": learning_rate}]  # a run that trains nothing
-        return cls(param_groups, lr=learning_rate, fused=True, **keywords)  # type: ignore[call-arg]
+        return known.cls(param_groups, lr=learning_rate, **known.keywords, **keywords)  # type: ignore[call-arg]
 
     return make

@@ -107,8 +107,9 @@ def base_optimizer(hyperparameters: Mapping[str, Any]) -> tuple[dict[str, Any], 
     name = (given if isinstance(given, str) else given["name"]).lower()
     if name not in OPTIMIZERS:
         raise InputError(f"unknown optimizer {name!r}")
-    cls, settings = OPTIMIZERS[name]
-    known = {field.name: inspect.signature(cls).parameters[field.name].default for field in fields(settings)}
+    optimizer = OPTIMIZERS[name]
+    defaults = inspect.signature(optimizer.cls).parameters
+    known = {field.name: defaults[field.name].default for field in fields(optimizer.settings)}
     section = {"name": name} | {key: beside.get(key, default) for key, default in known.items()}
     if not isinstance(given, str):  # a setting that we do not know is refused where the section is read
         section |= {key: value for key, value in given.items() if key not in ("name", "lr")}

@@ -15,6 +15,8 @@ from lrexp.optim.build import make_optimizer
 from lrexp.spec.convert import from_mapping
 from lrexp.spec.errors import InputError
 
+MOMENTUM = {"name": "sgd", "momentum": 0.5}  # a state that outlives a step: what turns it changes something
+
 
 class Probe(nn.Module):
     """Token ids (batch, 10) to numbers (batch, 24) through an embedding, several linears, a Conv1D and a Conv2d."""
@@ -46,7 +48,7 @@ def probed(method: str, section: dict[str, Any]) -> dict[str, Tensor] | None:
         prepared = life.prepare(model, Decisions(), context)
     except InputError:
         return None
-    optimizer = life.build_optimizer(life.parameter_groups(prepared), make_optimizer({"name": "sgd"}, 0.1))
+    optimizer = life.build_optimizer(life.parameter_groups(prepared), make_optimizer(MOMENTUM, 0.1))
     ids = torch.randint(0, 26, (3, 10), generator=generator(0, "ids"))
     for step in range(2):
         with ambient(step):
@@ -81,7 +83,7 @@ def other_values(value: Any, annotation: Any) -> list[Any]:
     if isinstance(value, bool):
         return [not value]
     if isinstance(value, int):
-        return [value + 1, max(1, value // 2)]
+        return [value + 1, max(1, value // 2), 1]
     if isinstance(value, float):
         return [value + 0.25, value * 2]
     if isinstance(value, dict):
