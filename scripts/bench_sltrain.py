@@ -21,6 +21,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from bench_peers import peak_allocated
@@ -39,14 +40,14 @@ class Official(torch.autograd.Function):
     """The authors' forward and backward pass, in the order of their operations."""
 
     @staticmethod
-    def forward(ctx, x, B, sA, v, support):  # noqa: ANN001, ANN205
+    def forward(ctx: Any, x: Tensor, B: Tensor, sA: Tensor, v: Tensor, support: Tensor) -> Tensor:
         ctx.save_for_backward(x, B, sA, v, support)
         W = B.mm(sA)
         W.view(-1).scatter_add_(0, support, v)
         return F.linear(x, W)
 
     @staticmethod
-    def backward(ctx, g):  # noqa: ANN001, ANN205
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, B, sA, v, support = ctx.saved_tensors
         W = B.mm(sA)
         W.view(-1).scatter_add_(0, support, v)

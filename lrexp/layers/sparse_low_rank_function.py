@@ -5,7 +5,8 @@ Two ways to the same numbers, chosen by shape (`is_direct`):
   other, S as a sparse product, and the gradient of v is a dense-dense product sampled at the support. In float32 or
   better; CPU only, where torch has fast kernels for all three.
 - formed: the weight is built, used and dropped in the forward pass and again in the backward pass, where its whole
-  gradient is built too: the algorithm of the authors (Han et al. 2024, arXiv 2406.02214, section 3.3). In x's precision.
+  gradient is built too: the algorithm of the authors (Han et al. 2024, arXiv 2406.02214, section 3.3). The large
+  products are in x's precision.
 
 Both are opaque to autograd and to torch.compile: what lies in here is not traced.
 """
@@ -132,7 +133,7 @@ def _formed_backward(
 
 
 def _weight(A: Tensor, B: Tensor, v: Tensor, support: Tensor, scaling: float) -> Tensor:
-    """s B A + S, dense (m, n)."""
+    """The matrix s B A + S, dense (m, n)."""
     W = (B * scaling) @ A
     flat, positions = W.view(-1), support.long()
     flat[positions] = flat[positions] + v  # no position comes twice: deterministic on every device

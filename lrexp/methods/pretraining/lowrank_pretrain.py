@@ -11,8 +11,8 @@ A, B, the biases and all other parameters of the model are trained; the rank of 
   A = sqrt(S_r / s) V_r^T; randomized above 2048 on the smaller side.
 - gauss: A, B normal, with Var((s B A)_ij) = the mean square of W0.
 - kaiming: each factor as a Linear of its own starts, uniform in +-1/sqrt(of its inputs).
-- lora: A uniform, B zero. A dead point: with B = 0 in value and output projection, or in both ends of an MLP, every
-  gradient of the factors is exactly 0, for ever. Refused there.
+- lora: A uniform, B zero. With B = 0 in value and output projection, in query and key, or in two layers of an MLP the
+  gradients of their factors are exactly 0, for ever: refused there. The baselines' papers do not mention it.
 `decay`: `weight` is the optimizer's weight decay on A and B, `none` keeps that from them, `frobenius` adds
 lam/2 ||s B A||_F^2 to the loss, computed from the two r x r Gram matrices: its gradients are lam s^2 (B^T B) A and
 lam s^2 B (A A^T), and B A is never formed. The logged training loss has that term in it.
@@ -41,8 +41,8 @@ from lrexp.spec.errors import InputError
 
 EXACT_UP_TO = 2048  # smaller side of a weight whose SVD is taken whole
 ITERATIONS, OVERSAMPLING = 2, 10  # of the randomized SVD above that
-# Zero layers in a row: the one gets no input, the other no gradient. `up` alone counts: gate and up are multiplied.
-ROWS = (("v", "o"), ("up", "down"), ("gate", "down"))
+# Roles of a block that must not both start at zero: the one passes nothing on to the other, or no gradient back to it.
+DEAD_PAIRS = (("q", "k"), ("v", "o"), ("up", "down"), ("gate", "down"), ("gate", "up"))
 
 Factors = tuple[Tensor, Tensor]
 
@@ -171,7 +171,7 @@ def frobenius_square(layer: FactorisedLinear) -> Tensor:
 
 def refuse_dead_point(names: list[str]) -> None:
     """Raises InputError where layers that start at B = 0 feed each other: none of their factors would ever move."""
-    for first, second in ROWS:
+    for first, second in DEAD_PAIRS:
         one, two = (next((n for n in names if plays(n, role)), None) for role in (first, second))
         if one and two:
             raise InputError(
