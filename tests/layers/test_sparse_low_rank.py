@@ -165,3 +165,16 @@ def test_a_trained_scaling_gets_its_gradient() -> None:
     W = dense(layer.A, layer.B, layer.v, layer.support, 1.0) + (p.tanh() - 1) * layer.B @ layer.A
     (expected,) = torch.autograd.grad(F.linear(x, W, layer.bias).square().sum(), [p])
     torch.testing.assert_close(layer.p.grad, expected)
+
+
+@pytest.mark.usefixtures("way")
+def test_compiled_it_is_one_graph_with_the_same_numbers() -> None:
+    layer = filled(nn.Linear(6, 4), False)
+    x = torch.randn(2, 5, 6, generator=generator(0, "x"))
+    found = []
+    for call in (layer, torch.compile(layer, backend="aot_eager", fullgraph=True)):
+        inputs = x.clone().requires_grad_()
+        y = call(inputs)
+        found.append([y, *torch.autograd.grad(y.square().sum(), [inputs, *layer.parameters()])])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
