@@ -50,6 +50,24 @@ ENTRIES = _catalogue(
         "arXiv 2403.03507",
         "every weight trained, moments of projected gradients",
     ),
+    Entry(
+        "sltrain",
+        "lrexp.methods.pretraining.sltrain",
+        "SLTrain",
+        "pretraining",
+        "arXiv 2406.02214",
+        "weights that are a low-rank product plus a sparse matrix",
+        supports=Supports(starts_at_base=False),
+    ),
+    Entry(
+        "lowrank_pretrain",
+        "lrexp.methods.pretraining.lowrank_pretrain",
+        "LowRankPretrain",
+        "pretraining",
+        "arXiv 2403.03507",
+        "weights that are a low-rank product from the start",
+        supports=Supports(starts_at_base=False),
+    ),
 )
 
 

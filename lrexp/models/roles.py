@@ -114,6 +114,11 @@ def pattern_values(
     return values
 
 
+def plays(name: str, role: str) -> bool:
+    """Whether the module of this name plays the role, alone or as a part of a fused layer."""
+    return _slices(name, role) is not None
+
+
 def _candidates(model: nn.Module) -> dict[str, nn.Module]:
     hidden = {id(child) for m in model.modules() if isinstance(m, _READ_PAST) for child in m.children()}
     return {n: m for n, m in model.named_modules() if n and isinstance(m, ADAPTABLE) and id(m) not in hidden}

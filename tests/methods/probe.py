@@ -80,6 +80,8 @@ def other_values(value: Any, annotation: Any) -> list[Any]:
     """Values that the key could have instead."""
     if get_origin(annotation) is Literal:
         return [v for v in get_args(annotation) if v != value]
+    if value is None:
+        return [5 if int in get_args(annotation) else 3.0]
     if isinstance(value, bool):
         return [not value]
     if isinstance(value, int):
