@@ -42,6 +42,14 @@ ENTRIES = _catalogue(
         "arXiv 2404.02948",
         "the top singular triplets are trained",
     ),
+    Entry(
+        "eva",
+        "lrexp.methods.adapters.eva",
+        "EVA",
+        "adapters",
+        "arXiv 2410.07170",
+        "LoRA from the inputs' principal directions, ranks by variance",
+    ),
 )
 
 
