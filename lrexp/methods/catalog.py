@@ -50,6 +50,14 @@ ENTRIES = _catalogue(
         "arXiv 2410.07170",
         "LoRA from the inputs' principal directions, ranks by variance",
     ),
+    Entry(
+        "lora_ga",
+        "lrexp.methods.adapters.lora_ga",
+        "LoRAGA",
+        "adapters",
+        "arXiv 2407.05000",
+        "LoRA from the gradient's singular vectors",
+    ),
 )
 
 
