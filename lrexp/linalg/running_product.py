@@ -30,7 +30,7 @@ class DenseSum:
         self.matrix = self.matrix.to(x).addmm_(g.mT, x)
 
     def triplets(self, r: int, niter: int, omega: Tensor) -> Triplets:
-        """The r leading triplets by a randomized SVD with a test matrix (min(m, n), q); raises ValueError for NaN and infinity."""
+        """The r leading triplets, by a randomized SVD with `omega` (min(m, n), q). Raises ValueError for NaN."""
         return randomized_svd(self.matrix, r, niter, omega.shape[1] - r, omega.to(self.matrix))
 
     def norm(self) -> float:
@@ -55,7 +55,7 @@ class CutProduct:
             self.g, self.x = (U * S).mT.contiguous(), Vh
 
     def triplets(self, r: int, niter: int, omega: Tensor) -> Triplets:
-        """The r leading triplets by a randomized SVD with a test matrix (min(m, n), q); raises ValueError for NaN and infinity."""
+        """The r leading triplets, by a randomized SVD with `omega` (min(m, n), q). Raises ValueError for NaN."""
         return product_svd(self.g, self.x, r, niter, omega)
 
     def norm(self) -> float:

@@ -149,7 +149,8 @@ class LoRAGA(LoRA):
     def initialise(self, layer: LoRALayer, name: str, decisions: Decisions, context: Context) -> None:
         """Sets A0 and B0 from the gradient's triplets and takes their product out of the base."""
         matrices = layer.matrices()
-        refuse_unfit(name, layer.base, *matrices[0].shape, layer.r)
+        m, n = matrices[0].shape
+        refuse_unfit(name, layer.base, m, n, layer.r)
         if has_values(layer.lora_A):
             parts = [decisions.tensors[f"{name}.{part}"].to(layer.lora_A.device) for part in Triplets._fields]
             pairs = [
