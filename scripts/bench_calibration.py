@@ -32,6 +32,8 @@ import torch
 from bench_peers import build_model, peak_allocated
 from torch import Tensor, nn
 
+from lrexp.linalg.random import ambient
+
 RANK, BATCHES, SIZE, LENGTH, SAMPLES = 8, 64, 16, 128, 8
 OURS, PEFT = "ours", "peft"
 TARGETS = ("attention", "mlp")
@@ -68,8 +70,7 @@ def load(model_path: str, data: str) -> tuple[nn.Module, dict[str, list[dict[str
     import pyarrow.parquet as pq
     from transformers import AutoTokenizer
 
-    with torch.random.fork_rng():
-        torch.random.default_generator.manual_seed(0)
+    with ambient(0):
         model = build_model(model_path)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -129,8 +130,14 @@ def prepare_peft(method: str, model: nn.Module, batches: list[dict[str, Tensor]]
         print(f"    PEFT: {seen.given - 2} batches", file=sys.stderr)  # one to look for equal inputs, one unused
     else:
         ga = LoraGAConfig(direction="ArB2r", scale="stable", stable_gamma=16)
-        config = LoraConfig("SEQ_CLS", init_lora_weights="lora_ga", lora_ga_config=ga, use_rslora=True, **settings)
-        preprocess_loraga(model, config, lambda: [model(**batch).loss.backward() for batch in batches] and None)
+        settings |= {"init_lora_weights": "lora_ga", "lora_ga_config": ga, "use_rslora": True}
+        config = LoraConfig("SEQ_CLS", **settings)
+
+        def train_step() -> None:
+            for batch in batches:
+                model(**batch).loss.backward()
+
+        preprocess_loraga(model, config, train_step)
         adapted = get_peft_model(model, config)
     return {
         name.removeprefix("base_model.model."): (

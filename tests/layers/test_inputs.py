@@ -66,9 +66,8 @@ def test_tokens_that_count() -> None:
     attention = torch.tensor([[1, 1, 0], [1, 1, 1]])
     labels = torch.tensor([[-100, 1, -100], [-100, -100, 1]])
     assert token_mask({"input_ids": ids}, True) is None
-    assert token_mask({"input_ids": ids, "attention_mask": attention, "labels": ids[:, 0]}, True).equal(
-        attention.bool()
-    )  # type: ignore[union-attr]
+    of_items = token_mask({"input_ids": ids, "attention_mask": attention, "labels": ids[:, 0]}, True)
+    assert of_items is not None and of_items.equal(attention.bool())
     both = {"input_ids": ids, "attention_mask": attention, "labels": labels}
     assert token_mask(both, True).tolist() == [[False, True, False], [False, False, True]]  # type: ignore[union-attr]
     assert token_mask(both, False).equal(attention.bool())  # type: ignore[union-attr]

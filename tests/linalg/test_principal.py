@@ -38,7 +38,7 @@ def test_a_running_covariance_gives_the_components_of_all_rows_whatever_the_orde
     X = data(n=n)
     found = []
     for order in (X, X.flip(0)):
-        running = RunningCovariance(5, draw(n, min(n, 10), seed=2))
+        running = RunningCovariance(5, draw(n, min(n, 20), seed=2))
         for batch in order.split(64):
             running.update(batch)
         running.finish()
@@ -49,6 +49,22 @@ def test_a_running_covariance_gives_the_components_of_all_rows_whatever_the_orde
         assert captured(running.components, components) > 1 - 1e-6
         assert (running.components @ components.float().mT).diag().abs().min() > 1 - 1e-4
         torch.testing.assert_close(running.explained_variance_ratio.double(), ratios, rtol=1e-4, atol=1e-6)
+
+
+def test_a_wide_covariance_is_cut_and_loses_less_than_incremental_components() -> None:
+    X, k = draw(900, 200) * torch.arange(1, 201) ** -0.4 @ draw(200, 200, seed=1) + 3.0, 5
+    running, pca = RunningCovariance(k, draw(200, 4 * k, seed=2)), IncrementalPCA(k, exact_svd)
+    assert not running.is_whole
+    for batch in X.split(50):
+        running.update(batch)
+        pca.update(batch)
+        assert running._held.numel() <= 4 * k * 200
+    running.finish()
+    components, ratios = principal(X, k)
+    assert running.components is not None and pca.components is not None
+    kept, forgotten = captured(running.components, components), captured(pca.components, components)
+    assert kept > 0.99 > forgotten
+    torch.testing.assert_close(running.explained_variance_ratio.double(), ratios, rtol=0.02, atol=0)
 
 
 def test_one_batch_is_an_exact_decomposition() -> None:
@@ -82,7 +98,7 @@ def test_a_batch_of_too_few_rows_is_passed_over() -> None:
 def test_a_space_is_still_where_its_vectors_turn() -> None:
     """Two directions of equal variance, and batches that shift the weight between them."""
     n = 12
-    running, single = RunningCovariance(2, draw(n, 4)), IncrementalPCA(2, exact_svd)
+    running, single = RunningCovariance(2, draw(n, 8)), IncrementalPCA(2, exact_svd)
     for i in range(6):
         X = 0.01 * draw(200, n, seed=i)
         X[:, :2] += draw(200, 2, seed=10 + i) * torch.tensor([1.0, 1.0 + 0.02 * (-1) ** i])

@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from lrexp.layers.adapted import adapted_layers
 from lrexp.layers.lora_layer import LoRALayer
 from lrexp.layers.lora_linear import LoRAFused
-from lrexp.methods.adapters import eva
+from lrexp.linalg.covariance import RunningCovariance
 from lrexp.methods.adapters.eva import EVA, EVAHyperparameters
 from lrexp.methods.base import Decisions
 from lrexp.spec.errors import InputError
@@ -128,11 +128,11 @@ def test_what_does_not_settle_is_taken_with_a_warning() -> None:
     assert not said
 
 
-def test_wide_layers_take_the_incremental_components(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(eva, "WIDEST", 20)
-    found = EVA(hyperparameters()).calibrate(network(), context())
-    kinds = {name: type(each).__name__ for name, each in found.estimators.items()}
-    assert kinds["q_proj"] == "RunningCovariance" and kinds["down_proj"] == "IncrementalPCA"
+def test_wide_layers_have_no_covariance_of_their_own() -> None:
+    model = network(h=600)
+    found = EVA(hyperparameters()).calibrate(model, context())
+    whole = {name: each.is_whole for name, each in found.estimators.items() if isinstance(each, RunningCovariance)}
+    assert whole == {"q_proj": True, "o_proj": True, "up_proj": True, "down_proj": False}
 
 
 def test_slices_of_a_fused_layer_start_alike() -> None:

@@ -9,12 +9,12 @@ The sum of all ranks is that of LoRA: the largest xi of all layers win it, at mo
 its weight can have); a layer of rank 0 gets no adapter. A and B are trained, the base is as it was. Layers of equal
 input (q, k, v) share one decomposition.
 
-Where we depart from the code: the components come from a running covariance, exact and independent of the order of the
-batches, instead of an incremental SVD that forgets (`estimator: incremental` is the published one, and what layers of
-more than 8192 inputs get); there, a layer has settled when its space keeps still, not each vector, since two
-components of nearly equal variance turn for ever; equal inputs are known by being one tensor, not by their hash; the
-forward pass ends at the last layer that is not settled; equal ratios go to layers in the model's order; whitening
-divides a copy, not what a group shares; after `max_batches` what there is is taken, with a warning. With
+Where we depart from the code: the components come from a running covariance, exact, or for wide layers cut to four
+times as many directions (`lrexp.linalg.covariance`), instead of an incremental SVD that keeps no more than it is asked
+for (`estimator: incremental`, the published one); a layer has settled when its space keeps still, not each vector,
+since two components of nearly equal variance turn for ever; equal inputs are known by being one tensor, not by their
+hash; the forward pass ends at the last layer that is not settled; equal ratios go to layers in the model's order;
+whitening divides a copy, not what a group shares; after `max_batches` what there is is taken, with a warning. With
 adjust_scaling_factors a layer's scaling is what it would be with rank r, under use_rslora too, where PEFT's is not.
 Layers other than Linear and Conv1D are refused: their inputs are no vectors. A fused layer has one rank for its slices.
 """
@@ -35,7 +35,7 @@ from transformers.pytorch_utils import Conv1D
 from lrexp.layers.adapted import features, has_values
 from lrexp.layers.inputs import Groups, at_rest, find_groups, listen, rows, token_mask
 from lrexp.layers.lora_layer import LoRALayer
-from lrexp.linalg.covariance import RunningCovariance
+from lrexp.linalg.covariance import KEPT, RunningCovariance
 from lrexp.linalg.incremental_pca import IncrementalPCA
 from lrexp.linalg.svd import Triplets, randomized_svd, test_shape
 from lrexp.methods.adapters.lora import LoRA, LowRankHyperparameters
@@ -43,7 +43,6 @@ from lrexp.methods.base import Batch, Context, Decisions
 from lrexp.models.roles import selection
 from lrexp.spec.errors import InputError
 
-WIDEST = 8192  # inputs of a layer whose covariance is held: 256 MiB
 NITER = 4  # subspace iterations of the published incremental SVD
 
 Estimator = RunningCovariance | IncrementalPCA
@@ -169,10 +168,9 @@ class EVA(LoRA):
         """What takes in the inputs of the group that `name` leads."""
         n = features(model.get_submodule(name))[1]
         k = max(caps[member] for member in groups.members(name))
-        if self.hyperparameters.estimator == "incremental" or n > WIDEST:
+        if self.hyperparameters.estimator == "incremental":
             return IncrementalPCA(k, partial(self.decompose, context=context))
-        start = torch.randn((n, min(n, 2 * k)), generator=context.generator(f"start:{name}"))
-        return RunningCovariance(k, start)
+        return RunningCovariance(k, torch.randn((n, min(n, KEPT * k)), generator=context.generator(f"omega:{name}")))
 
     def decompose(self, stack: Tensor, k: int, context: Context) -> Triplets:
         """The published randomized SVD of 2 k dimensions, its test matrix the same at every call."""
