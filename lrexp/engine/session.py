@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,7 @@ class Session:
     def _fit(self, progress: Progress, stop: StopRequest) -> None:
         run = self.run
         hardware = run.spec.hardware
+        self.context = replace(self.context, say=progress.say)
         progress.note(
             f"{run.name}, {run.spec.method['name']}, seed {run.spec.seed}: {self.context.total_steps} steps on "
             f"{hardware.device} in {hardware.precision}, {hardware.threads} threads; spec {run.facts['spec_hash']}"

@@ -69,9 +69,18 @@ def test_shape(shape: tuple[int, int], r: int, oversampling: int) -> tuple[int, 
 def canonical_signs(triplets: Triplets) -> Triplets:
     """Triplets whose every right singular vector has its entry of largest magnitude positive (the first of several)."""
     U, S, Vh = triplets
-    largest = Vh.gather(1, Vh.abs().argmax(dim=1, keepdim=True))  # (r, 1)
-    sign = torch.where(largest < 0, -1.0, 1.0).to(Vh.dtype)
+    sign = _signs(Vh)
     return Triplets(U * sign.mT, S, Vh * sign)
+
+
+def canonical_rows(rows: Tensor) -> Tensor:
+    """Vectors (k, n), each with its entry of largest magnitude positive (the first of several)."""
+    return rows * _signs(rows)
+
+
+def _signs(rows: Tensor) -> Tensor:
+    largest = rows.gather(1, rows.abs().argmax(dim=1, keepdim=True))  # (k, 1)
+    return torch.where(largest < 0, -1.0, 1.0).to(rows.dtype)
 
 
 def _checked(matrix: Tensor, r: int | None) -> Tensor:

@@ -32,7 +32,8 @@ class Context:
     `dtype` is the precision of trained parameters; `cache` a folder for decompositions that outlive the run (None: no
     cache); `head` the patterns of the modules that are trained beside any adapter. `task_loss(model, batch)` is the
     loss per target of a batch, `calibration(name, count, size)` gives batches of train on the device, drawn by the seed
-    for the stream `name`; both are None where a model is prepared on shapes alone.
+    for the stream `name`; both are None where a model is prepared on shapes alone. `say` shows a line to the person
+    who runs it and keeps it in the log.
     """
 
     seed: int
@@ -43,6 +44,7 @@ class Context:
     cache: Path | None = None
     task_loss: TaskLoss | None = None
     calibration: Callable[[str, int, int], Iterator[Batch]] | None = None
+    say: Callable[[str], None] = lambda text: None
 
     def generator(self, name: str, step: int = 0, micro: int = 0) -> torch.Generator:
         """A fresh CPU generator for one draw of the stream `name`: the same arguments give the same numbers, always."""

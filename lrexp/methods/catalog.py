@@ -43,6 +43,22 @@ ENTRIES = _catalogue(
         "the top singular triplets are trained",
     ),
     Entry(
+        "eva",
+        "lrexp.methods.adapters.eva",
+        "EVA",
+        "adapters",
+        "arXiv 2410.07170",
+        "LoRA from the inputs' principal directions, ranks by variance",
+    ),
+    Entry(
+        "lora_ga",
+        "lrexp.methods.adapters.lora_ga",
+        "LoRAGA",
+        "adapters",
+        "arXiv 2407.05000",
+        "LoRA from the gradient's singular vectors",
+    ),
+    Entry(
         "galore",
         "lrexp.methods.gradients.galore",
         "GaLore",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal, get_args, get_origin
 
 import torch
@@ -10,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lrexp.linalg.random import ambient, generator
 from lrexp.methods import catalog
-from lrexp.methods.base import Batch, Context, Decisions, Micro, Training
+from lrexp.methods.base import Batch, Context, Micro, Training
 from lrexp.optim.build import make_optimizer
 from lrexp.spec.convert import from_mapping
 from lrexp.spec.errors import InputError
@@ -44,8 +45,8 @@ def probed(method: str, section: dict[str, Any]) -> dict[str, Tensor] | None:
     cls = catalog.load(method)
     try:
         life = cls(from_mapping(cls.Hyperparameters, section, "method"))
-        context = Context(seed=0, total_steps=2, device=torch.device("cpu"), dtype=torch.float32)
-        prepared = life.prepare(model, Decisions(), context)
+        context = Context(0, 2, torch.device("cpu"), torch.float32, task_loss=task_loss, calibration=calibration)
+        prepared = life.prepare(model, life.decide(model, context), context)
     except InputError:
         return None
     optimizer = life.build_optimizer(life.parameter_groups(prepared), make_optimizer(MOMENTUM, 0.1))
@@ -57,10 +58,21 @@ def probed(method: str, section: dict[str, Any]) -> dict[str, Tensor] | None:
     return state | {"output": prepared(ids).detach()}
 
 
+def task_loss(model: nn.Module, batch: Batch) -> Tensor:
+    return model(batch["ids"]).square().sum()
+
+
+def calibration(name: str, count: int, size: int) -> Iterator[Batch]:
+    """Batches of token ids, the first three of which are not predicted."""
+    for i in range(count):
+        ids = torch.randint(0, 26, (size, 10), generator=generator(0, f"calibration/{name}", i))
+        yield {"ids": ids, "labels": torch.where(torch.arange(10) < 3, -100, ids)}
+
+
 def one_step(life: Any, model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, step: int) -> None:
     training = Training(optimizer, step)
     life.before_step(step)
-    loss = life.loss(model, batch, lambda m, b: m(b["ids"]).square().sum(), Micro(0, True, 1.0))
+    loss = life.loss(model, batch, task_loss, Micro(0, True, 1.0))
     loss.backward()
     life.gradients_ready(step, training)
     life.before_update(step, training)
@@ -87,7 +99,7 @@ def other_values(value: Any, annotation: Any) -> list[Any]:
     if isinstance(value, int):
         return [value + 1, max(1, value // 2), 1]
     if isinstance(value, float):
-        return [value + 0.25, value * 2]
+        return [value + 0.25, value * 2, value / 2]
     if isinstance(value, dict):
         return [{"q_proj": 3}]
     if isinstance(value, list | tuple):

@@ -18,6 +18,7 @@ from lrexp.engine import checkpoint, forward
 from lrexp.engine.pack import tensors_in
 from lrexp.engine.session import Session
 from lrexp.methods import catalog
+from lrexp.methods.base import Decisions
 from lrexp.models import build
 from lrexp.spec import choices
 from lrexp.spec.convert import from_mapping
@@ -58,6 +59,18 @@ def refuse_to_try(method: str, setting: tuple[str, ...]) -> None:
     for key, has in needs.items():
         if not has and any(key in word and "autocast" not in word for word in setting):
             pytest.skip(f"{method} declares that it does not support {key.strip('=')}")
+
+
+def shapes(model: nn.Module) -> dict[str, tuple[tuple[int, ...], bool]]:
+    return {name: (tuple(p.shape), p.requires_grad) for name, p in model.named_parameters()}
+
+
+def prepared_on_shapes(of: Session, decisions: Decisions | None) -> nn.Module:
+    """The model of fake tensors, prepared by these decisions, or by the method's bound."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model = build.empty(of.run.model, of.run.place, of.task.outputs, torch.float32)
+        decisions = of.run.method.bound(model) if decisions is None else decisions
+        return of.run.method.prepare(model, decisions, of.context.on_shapes())
 
 
 def losses(folder: Path) -> list[float]:
@@ -202,11 +215,12 @@ def test_saved_weights_give_the_trained_model_again(method: str, tiny: list[str]
 
 def test_prepare_works_on_shapes_alone(method: str, tiny: list[str], tmp_path: Path) -> None:
     of = session(tiny, tmp_path, f"method={method}")
-    real = {name: (tuple(p.shape), p.requires_grad) for name, p in of.prepare().named_parameters()}
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        model = build.empty(of.run.model, of.run.place, of.task.outputs, torch.float32)
-        fake = of.run.method.prepare(model, of.run.method.bound(model), of.context.on_shapes())
-    assert {name: (tuple(p.shape), p.requires_grad) for name, p in fake.named_parameters()} == real
+    real = shapes(of.prepare())
+    decided, bound = (shapes(prepared_on_shapes(of, decisions)) for decisions in (of.decisions, None))
+    assert decided == real
+    if not of.decisions.values:  # what data decide (a layer's rank) may end below the bound
+        assert bound == real
+    assert bound
 
 
 def test_bf16_trains_bf16_weights_and_states(method: str, tiny: list[str], tmp_path: Path) -> None:

@@ -102,12 +102,13 @@ class LoRA(Method):
         """The model with its target modules replaced; `begin` sets the factors of each new layer."""
         values = self.hyperparameters
         targets = selection(model, values.target_modules, context.head)
-        alphas = pattern_values(model, values.alpha_pattern, targets, "alpha_pattern")
+        ranks = self.ranks(model, list(targets), decisions)
+        alphas = self.alphas(model, list(targets), ranks)
         layers: dict[str, LoRALayer] = {}
-        for name, r in self.ranks(model, list(targets), decisions).items():
+        for name, r in ranks.items():
             settings = LoRASettings(
                 r=r,
-                lora_alpha=alphas.get(name, values.lora_alpha),
+                lora_alpha=alphas[name],
                 use_rslora=values.use_rslora,
                 lora_dropout=getattr(values, "lora_dropout", 0.0),  # not every kin of LoRA has one
                 dtype=context.dtype,
@@ -122,6 +123,11 @@ class LoRA(Method):
         """The rank of every layer that gets an adapter."""
         other = pattern_values(model, self.hyperparameters.rank_pattern, targets, "rank_pattern")
         return {name: other.get(name, self.hyperparameters.r) for name in targets}
+
+    def alphas(self, model: nn.Module, targets: list[str], ranks: Mapping[str, int]) -> dict[str, float]:
+        """The alpha of every layer that gets an adapter, whose ranks are given."""
+        other = pattern_values(model, self.hyperparameters.alpha_pattern, targets, "alpha_pattern")
+        return {name: other.get(name, self.hyperparameters.lora_alpha) for name in ranks}
 
     def initialise(self, layer: LoRALayer, name: str, decisions: Decisions, context: Context) -> None:
         """Sets the factors to start from, drawn by seed and layer's name: the order of layers does not matter."""

@@ -1,0 +1,131 @@
+"""What flows into chosen layers during a forward pass: which of them share an input, and the inputs themselves."""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+IGNORED = -100  # the label of a token that is not predicted
+
+
+class _Enough(Exception):
+    """The last input that is wanted has come: the rest of the forward pass is not needed."""
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Layers that are given the very same tensors: the first of each group leads it. `calls` counts their calls."""
+
+    leader: Mapping[str, str]
+    calls: Mapping[str, int]
+
+    def members(self, leader: str) -> list[str]:
+        """The layers of a group in the model's order, its leader among them."""
+        return [name for name, first in self.leader.items() if first == leader]
+
+    @property
+    def leaders(self) -> list[str]:
+        """The first layer of each group, in the model's order."""
+        return [name for name, first in self.leader.items() if first == name]
+
+
+@contextmanager
+def at_rest(model: nn.Module) -> Iterator[None]:
+    """Within the block the model is in evaluation mode: no dropout, fixed statistics; after it, as it was."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def find_groups(model: nn.Module, names: Sequence[str], forward: Callable[[], object]) -> Groups:
+    """Which of the layers get the same tensor, not only equal numbers, at each of their calls in `forward()`."""
+    live: list[tuple[weakref.ref[Tensor], str]] = []
+    owners: dict[str, list[str]] = {name: [] for name in names}
+
+    def note(name: str, x: Tensor) -> None:
+        live[:] = [(ref, owner) for ref, owner in live if ref() is not None]
+        found = next((owner for ref, owner in live if _is_same(ref(), x)), None)
+        if found is None:
+            live.append((weakref.ref(x), name))
+        owners[name].append(found or name)
+
+    with _listening(model, names, note):
+        forward()
+    leader = {}
+    for name, found in owners.items():
+        first = found[0] if found else name
+        alike = set(found) == {first} and len(owners[first]) == len(found) and set(owners[first]) == {first}
+        leader[name] = first if alike else name
+    return Groups(leader, {name: len(found) for name, found in owners.items()})
+
+
+def _is_same(one: Tensor | None, other: Tensor) -> bool:
+    if one is None:
+        return False
+    return one is other or (
+        one.data_ptr() == other.data_ptr() and one.shape == other.shape and one.stride() == other.stride()
+    )
+
+
+def listen(
+    model: nn.Module, calls: Mapping[str, int], take: Callable[[str, Tensor], None], forward: Callable[[], object]
+) -> None:
+    """Runs `forward()` with `take(name, input)` at every call of the layers in `calls`, and no further than needed.
+
+    `calls` says how often each is called: once the last has been, the rest of the pass is left out.
+    """
+    left = Counter(calls)
+
+    def count(name: str, x: Tensor) -> None:
+        take(name, x)
+        left[name] -= 1
+        if not any(n > 0 for n in left.values()):
+            raise _Enough
+
+    with _listening(model, list(calls), count):
+        try:
+            forward()
+        except _Enough:
+            return
+
+
+@contextmanager
+def _listening(model: nn.Module, names: Sequence[str], take: Callable[[str, Tensor], None]) -> Iterator[None]:
+    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda module, inputs: take(name, inputs[0])
+
+    handles = [model.get_submodule(name).register_forward_pre_hook(hook(name)) for name in names]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def token_mask(batch: Mapping[str, Tensor], use_labels: bool) -> Tensor | None:
+    """Which tokens (items, width) of a batch count: no padding and, with `use_labels`, none that is not predicted.
+
+    None where the batch says nothing of that. Labels of another shape are those of whole items and say nothing either.
+    """
+    ids, mask = batch.get("input_ids"), batch.get("attention_mask")
+    labels = batch.get("labels") if use_labels else None
+    chosen = None if mask is None else mask.bool()
+    if labels is not None and labels.ndim == 2 and (ids is None or labels.shape == ids.shape):
+        chosen = labels != IGNORED if chosen is None else chosen & (labels != IGNORED)
+    return chosen
+
+
+def rows(x: Tensor, mask: Tensor | None) -> Tensor:
+    """The vectors (T, n), float32 or better, of an input (..., n): those of the mask's tokens, where it has tokens."""
+    x = x.detach().to(torch.promote_types(x.dtype, torch.float32))
+    return x[mask] if mask is not None and mask.shape == x.shape[:-1] else x.flatten(0, -2)
