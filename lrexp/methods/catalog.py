@@ -42,6 +42,22 @@ ENTRIES = _catalogue(
         "arXiv 2404.02948",
         "the top singular triplets are trained",
     ),
+    Entry(
+        "intrinsic_dimension",
+        "lrexp.methods.subspaces.intrinsic_dimension",
+        "IntrinsicDimension",
+        "subspaces",
+        "arXiv 1804.08838",
+        "all weights move in a random subspace",
+    ),
+    Entry(
+        "said",
+        "lrexp.methods.subspaces.said",
+        "SAID",
+        "subspaces",
+        "arXiv 2012.13255",
+        "a random subspace with a scalar per tensor",
+    ),
 )
 
 
