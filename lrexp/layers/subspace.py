@@ -9,7 +9,7 @@ computed again in the backward pass. Evaluations compute them once for as long a
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from lrexp.linalg.projections import Placed
 from lrexp.models.roles import head_modules
 from lrexp.spec.errors import InputError
 
-NAME = "subspace"  # of the module that holds theta
+NAME = "subspace"  # of the attribute of the model that knows how it moves
 
 
 class Owned(NamedTuple):
@@ -62,7 +62,7 @@ def moving(model: nn.Module) -> list[Owned]:
 
 
 def keep_start(model: nn.Module, tensors: Sequence[Owned], head: tuple[str, ...]) -> None:
-    """Makes the start of the head's tensors part of what is kept: the seed has drawn it, no file of the base holds it."""
+    """Makes the start of the head's tensors part of what is kept: it was drawn, and no file of the base holds it."""
     inside = {id(m) for name in head_modules(model, head) for m in model.get_submodule(name).modules()}
     for tensor in tensors:
         module, name = tensor.owners[0]
@@ -137,31 +137,35 @@ class _Weights(torch.autograd.Function):
         return *found, None, None
 
 
-class Subspace(nn.Module):
-    """theta (d), lam (one per tensor) or None, and the laying of weights over `tensors` of the model it is put into."""
+class Subspace:
+    """theta (d), lam (one per tensor) or None, and the laying of weights over `tensors` of the model.
 
-    def __init__(self, tensors: Sequence[Owned], d: int, with_lam: bool, dtype: torch.dtype, device: torch.device):
-        super().__init__()
-        self.theta = nn.Parameter(torch.zeros(d, dtype=dtype, device=device))
-        self.lam = nn.Parameter(torch.ones(len(tensors), dtype=dtype, device=device)) if with_lam else None
-        self.tensors = list(tensors)
+    Both become parameters of the model itself, `subspace_theta` and `subspace_lam`: in a Sequential a module of their
+    own would be called.
+    """
+
+    def __init__(
+        self, tensors: Sequence[Owned], theta: nn.Parameter, lam: nn.Parameter | None, is_scaled_as_published: bool
+    ) -> None:
+        self.tensors, self.theta, self.lam = list(tensors), theta, lam
+        self.is_scaled_as_published = is_scaled_as_published
         self.placed: list[Placed] = []
-        self.is_scaled_as_published = False
-        self._made_of: tuple[Tensor, ...] | None = None  # values of theta and lam that the laid weights come from
+        self._made_of: list[Tensor] | None = None  # values of theta and lam that the laid weights come from
 
-    @property
-    def sizes(self) -> Mapping[str, int]:
-        """Elements of every tensor that moves, by name."""
-        return {tensor.name: tensor.parameter.numel() for tensor in self.tensors}
-
-    def attach(self, model: nn.Module, placed: list[Placed], is_scaled_as_published: bool = False) -> None:
+    def attach(self, model: nn.Module, placed: list[Placed]) -> None:
         """Puts theta and the hook into the model; `placed` is empty where there are shapes alone: nothing moves."""
         for tensor in self.tensors:
             tensor.parameter.requires_grad_(False)
-        self.placed, self.is_scaled_as_published = placed, is_scaled_as_published
-        model.add_module(NAME, self)
+        self.placed = placed
+        for name, parameter in self._parameters().items():
+            model.register_parameter(name, parameter)
+        setattr(model, NAME, self)
         if placed:
-            self._handle = model.register_forward_pre_hook(self._lay)
+            self._handle = model.register_forward_pre_hook(self._lay)  # type: ignore[arg-type]
+
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        found = {f"{NAME}_theta": self.theta}
+        return found if self.lam is None else found | {f"{NAME}_lam": self.lam}
 
     def laid(self) -> list[Tensor]:
         """The weights of the last forward pass of the model."""
@@ -177,10 +181,11 @@ class Subspace(nn.Module):
             module, name = tensor.owners[0]
             module._buffers.pop(f"{name}_start", None)
         self._handle.remove()
-        delattr(model, NAME)
+        for name in (NAME, *self._parameters()):
+            delattr(model, name)
         return model
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # a graph break: what is compiled takes the weights as its inputs
     def _lay(self, model: nn.Module, inputs: object) -> None:
         """Lays the weights over the parameters: with their history where gradients are wanted, else unless they lie."""
         if torch.is_grad_enabled() and self.theta.requires_grad:
@@ -192,7 +197,7 @@ class Subspace(nn.Module):
         self._lift()
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.theta.device.type, enabled=False):
             self._over(self._map().weights(self.theta, self.lam))
-            self._made_of = tuple(p.detach().clone() for p in self.parameters())
+            self._made_of = [p.detach().clone() for p in self._parameters().values()]
 
     def _map(self) -> Map:
         device = self.theta.device
@@ -204,7 +209,7 @@ class Subspace(nn.Module):
         made = self._made_of
         return made is not None and all(
             old.dtype == new.dtype and old.device == new.device and torch.equal(old, new)
-            for old, new in zip(made, self.parameters(), strict=True)
+            for old, new in zip(made, self._parameters().values(), strict=True)
         )
 
     def _over(self, weights: Sequence[Tensor]) -> None:
@@ -219,14 +224,13 @@ class Subspace(nn.Module):
 
     def settle(self) -> None:
         """After the backward pass: the weights lie on without their history, so that the model can be copied."""
-        for tensor in self.tensors:
-            weight = tensor.owners[0][0].__dict__.get(tensor.owners[0][1])
-            for module, name in tensor.owners if weight is not None else ():
-                module.__dict__[name] = weight.detach()
+        for module, name in (owner for tensor in self.tensors for owner in tensor.owners):
+            if name in module.__dict__:
+                module.__dict__[name] = module.__dict__[name].detach()
 
 
 class _Settle:
-    """Calls `settle` of a module that it does not keep alive: the graph would hold the model, the model the graph."""
+    """Calls `settle` of a subspace without keeping it alive: the graph would hold the model, the model the graph."""
 
     def __init__(self, subspace: Subspace) -> None:
         self.subspace = weakref.ref(subspace)

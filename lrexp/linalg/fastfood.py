@@ -5,9 +5,9 @@ Le, Sarlos, Smola 2013, arXiv 1408.3060; as used by Li et al. 2018, arXiv 1804.0
     P theta = first D entries of  H G Pi H B theta / (sqrt(L sum G^2) sqrt(D / L)),     L = 2^ceil(log2 D)
 
 B random signs, Pi a permutation (gather: out = in[Pi]), G Gaussian, H the unnormalised Walsh-Hadamard transform. theta
-is padded with zeros to L, so its first transform is that of K = 2^ceil(log2 d) numbers, repeated: the gather reads entry
-Pi mod K of it, and only the second transform is of length L. Where L < d, theta is cut to L. Columns have a length of
-about 1.
+is padded with zeros to L, so its first transform is that of K = 2^ceil(log2 d) numbers, repeated: the gather reads
+entry Pi mod K of it, and only the second transform is of length L. Where L < d, theta is cut to L. Columns have a
+length of about 1.
 """
 
 from __future__ import annotations

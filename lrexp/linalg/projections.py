@@ -1,12 +1,12 @@
 """Random d-dimensional subspaces of R^D: theta (d) to P theta (D) and back by the transpose. Li et al. 2018.
 
-Dense: Gaussian entries. Sparse: Li, Hastie, Church 2006, entries +-1 with a share rho = 1 / sqrt(D_i) of a tensor of D_i
-elements, else 0. The columns of both are divided by their length over all D. Fastfood has a file of its own.
+Dense: Gaussian entries. Sparse: Li, Hastie, Church 2006: a share rho = 1 / sqrt(D_i) of the entries is +-1 for a tensor
+of D_i elements, the others are 0. The columns of both are divided by their length over all D. Fastfood: see fastfood.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -140,7 +140,7 @@ class Entries(NamedTuple):
 
 
 class Draw:
-    """Everything random about a subspace: each piece from the generator of its name, always the same on every device."""
+    """Everything random about a subspace: each piece from the CPU generator of its name, the same on every device."""
 
     def __init__(self, generator: Callable[[str], torch.Generator]) -> None:
         self.generator = generator
@@ -204,8 +204,9 @@ def per_tensor(kind: Kind, sizes: Mapping[str, int], d: int, draw: Draw) -> list
     return placed
 
 
-def _column_norms(blocks: Any) -> Tensor:
-    return sum(block.double().square().sum(0) for block in blocks).sqrt()
+def _column_norms(blocks: Iterable[Tensor]) -> Tensor:
+    squares: Any = sum(block.double().square().sum(0) for block in blocks)
+    return squares.sqrt()
 
 
 def _successes(count: int, rho: float, generator: torch.Generator) -> Tensor:

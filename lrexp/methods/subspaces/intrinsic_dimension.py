@@ -51,7 +51,10 @@ class IntrinsicDimensionHyperparameters:
 
 
 class SubspaceMethod(Method):
-    """What trains theta alone. The seed of P is decided once: a run that starts from another's moves in its subspace."""
+    """What trains theta alone.
+
+    The seed of P is decided once: a run that starts from another's weights moves in the subspace of that run.
+    """
 
     def __init__(self, hyperparameters: object) -> None:
         super().__init__(hyperparameters)
@@ -72,17 +75,20 @@ class SubspaceMethod(Method):
                 "only scope=per_tensor can go on from it."
             )
         d = self.dimension(D, len(tensors))
-        subspace = Subspace(tensors, d, self.has_lam, context.dtype, context.device)
+        sizes = {tensor.name: tensor.parameter.numel() for tensor in tensors}
+        theta = nn.Parameter(torch.zeros(d, dtype=context.dtype, device=context.device))
+        ones = torch.ones(len(tensors), dtype=context.dtype, device=context.device)
+        lam = nn.Parameter(ones) if self.has_lam else None
         placed: list[Placed] = []
         if has_values(tensors[0].parameter):
             seeded = replace(context, seed=decisions.values.get("seed", context.seed))
-            drawn = self.projections(subspace.sizes, d, self.draw(seeded))
+            drawn = self.projections(sizes, d, self.draw(seeded))
             placed = [Placed(projection.to(context.device), parts) for projection, parts in drawn]
         keep_start(model, tensors, context.head)
-        subspace.attach(model, placed, getattr(self.hyperparameters, "legacy_grad_scale", False))
+        Subspace(tensors, theta, lam, getattr(self.hyperparameters, "legacy_grad_scale", False)).attach(model, placed)
         self._numbers = {"d": d + (len(tensors) if self.has_lam else 0), "D": D}
         if self.scope == "per_tensor" and self.hyperparameters.projection == "fastfood":
-            self._numbers["cut_tensors"] = sum(length(size) < d for size in subspace.sizes.values())
+            self._numbers["cut_tensors"] = sum(length(size) < d for size in sizes.values())
         return model
 
     @property
@@ -116,7 +122,7 @@ class SubspaceMethod(Method):
         return subspace_of(model).merge(model)
 
     def metrics(self) -> dict[str, float]:
-        """d with all that is trained, D, and how many tensors see a part of theta only."""
+        """What is trained (d) and what moves by it (D), and how many tensors see the first part of theta only."""
         return dict(self._numbers)
 
 

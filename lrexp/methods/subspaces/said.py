@@ -54,7 +54,7 @@ class SAID(SubspaceMethod):
         return self.hyperparameters.said
 
     def dimension(self, D: int, tensors: int) -> int:
-        """d - m for SAID: lambda is paid from d."""
+        """For SAID d - m: lambda is paid from d."""
         d = super().dimension(D, tensors)
         if not self.has_lam:
             return d
