@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrexp.linalg.hadamard import hadamard_transform
+from lrexp.linalg.hadamard import transform_
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ class Fastfood:
         n, m = self.B.shape
         h = theta.new_zeros(n, length(m))
         h[:, :m] = theta[:m] * self.B * self.scale.to(theta.dtype)
-        x = hadamard_transform(h).view(-1).index_select(0, self.index).view(n, self.L)
-        x = hadamard_transform(x.mul_(self.G))
+        x = transform_(h).view(-1).index_select(0, self.index).view(n, self.L)
+        x = transform_(x.mul_(self.G))
         return [x[i, :D] for i, D in enumerate(self.sizes)]
 
     def adjoint(self, gradients: Sequence[Tensor]) -> Tensor:
@@ -101,8 +101,8 @@ class Fastfood:
         x = gradients[0].new_zeros(n, self.L)
         for row, g in zip(x, gradients, strict=True):
             row[: len(g)] = g
-        x = hadamard_transform(x).mul_(self.G)
+        x = transform_(x).mul_(self.G)
         h = x.new_zeros(n * length(m)).index_add_(0, self.index, x.view(-1)).view(n, -1)
         out = x.new_zeros(n, self.d)
-        out[:, :m] = hadamard_transform(h)[:, :m] * self.B * self.scale.to(x.dtype)
+        out[:, :m] = transform_(h)[:, :m] * self.B * self.scale.to(x.dtype)
         return out
