@@ -84,6 +84,22 @@ ENTRIES = _catalogue(
         "weights that are a low-rank product from the start",
         supports=Supports(starts_at_base=False),
     ),
+    Entry(
+        "intrinsic_dimension",
+        "lrexp.methods.subspaces.intrinsic_dimension",
+        "IntrinsicDimension",
+        "subspaces",
+        "arXiv 1804.08838",
+        "all weights move in a random subspace",
+    ),
+    Entry(
+        "said",
+        "lrexp.methods.subspaces.said",
+        "SAID",
+        "subspaces",
+        "arXiv 2012.13255",
+        "a random subspace with a scalar per tensor",
+    ),
 )
 
 
