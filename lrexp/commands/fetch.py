@@ -94,7 +94,7 @@ def _model(section: dict[str, Any]) -> Row:
             state = "downloaded"
     place = load.place(model)
     folder = place.folder or place.tokenizer
-    what = f"tokenizer of {model.name}" if model.is_drawn else f"model={model.name}"
+    what = f"tokenizer of {model.name}" if model.is_drawn and model.reads_text else f"model={model.name}"
     return _row(what, state, hub.size(folder) if folder else None, folder)
 
 
