@@ -11,6 +11,7 @@ import pytest
 
 from lrexp.cli import main
 from tests.commands.hub_cache import use
+from tests.conftest import merged
 from tests.tasks.pictures import images, write_npz
 from tests.tasks.test_images import fill_cache
 
@@ -32,7 +33,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def line(model: str, data: Path, to: Path, *more: str) -> list[str]:
-    return ["train", f"model={model}", *SMALL[model], *RUN, f"dataset.path={data}", f"output_dir={to}", *more]
+    own = [f"model={model}", *SMALL[model], *RUN, f"dataset.path={data}", f"output_dir={to}"]
+    return ["train", *merged(own, more)]
 
 
 def result(folder: Path) -> dict[str, Any]:
@@ -97,9 +99,7 @@ def test_an_exported_model_is_trained_on_and_takes_no_other_images(
 def test_what_does_not_go_is_said_in_one_line(
     model: str, words: list[str], said: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    keys = {word.partition("=")[0] for word in words}
-    base = [w for w in line(model, data, tmp_path / "run", "method=full") if w.partition("=")[0] not in keys]
-    assert main([*base, *words]) == 2
+    assert main(line(model, data, tmp_path / "run", *merged(["method=full"], tuple(words)))) == 2
     err = capsys.readouterr().err
     assert said in err and len(err.splitlines()) == 1
     assert not (tmp_path / "run").exists()
