@@ -1,7 +1,8 @@
 """The embedded images: 1,797 handwritten digits of 8 x 8 pixels with 17 shades, which come with scikit-learn.
 
-Alpaydin and Kaynak 1998, UCI Optical Recognition of Handwritten Digits, its test part; their order in the file is that
-of the people who wrote them. The first 1,097 are train, the next 200 validation, the last 500 test.
+Alpaydin and Kaynak 1998, UCI Optical Recognition of Handwritten Digits, its test part. In the order of the file the
+first 1,097 are train, the next 200 validation, the last 500 test: nothing is shuffled, since neighbours may be by one
+hand.
 """
 
 from __future__ import annotations
