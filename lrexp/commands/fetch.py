@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,13 +87,14 @@ def _model(section: dict[str, Any]) -> Row:
     if model.is_drawn:
         state = _tokenizer_state(model)
     elif model.path is None and model.hub is not None:
-        there, state = hub.cached(model.hub, model.revision), "cached"
+        there, state = hub.cached(model.hub, model.revision, model.reads_text), "cached"
         if there is None or there.lacks:
-            hub.download(model.hub, model.revision, model.name, lambda size: _say(f"model={model.name}", size))
+            tell = partial(_say, f"model={model.name}")
+            hub.download(model.hub, model.revision, model.name, tell, model.reads_text)
             state = "downloaded"
     place = load.place(model)
     folder = place.folder or place.tokenizer
-    what = f"tokenizer of {model.name}" if model.is_drawn else f"model={model.name}"
+    what = f"tokenizer of {model.name}" if model.is_drawn and model.reads_text else f"model={model.name}"
     return _row(what, state, hub.size(folder) if folder else None, folder)
 
 
@@ -133,20 +135,25 @@ def _data(section: dict[str, Any]) -> Row:
 
 
 def _encoded(spec: RunSpec, data: Row) -> Row:
-    """The rows as tokens, in lrexp's own cache."""
+    """The rows as tokens, in lrexp's own cache; images are read through alone."""
     from lrexp.models import load, model_spec
     from lrexp.spec.places import cache_folder
     from lrexp.tasks import build
 
-    what = f"tokens of {spec.dataset['name']} for {spec.model['name']}"
+    model = model_spec.read(spec.model)
+    name = spec.dataset["name"]
+    what = f"tokens of {name} for {spec.model['name']}" if model.reads_text else f"rows of {name}"
+    if (data["size"] or 0) > ENCODED_UP_TO:
+        return _row(what, "left to the first run")
+    if not model.reads_text:
+        build.build(spec.dataset, None, spec.seed)
+        return _row(what, "read")
     cache = cache_folder()
     if cache is None:
         return _row(what, "no cache to write to")
-    if (data["size"] or 0) > ENCODED_UP_TO:
-        return _row(what, "left to the first run")
     before = set(cache.glob("*.encoded"))
     best = spec.training.selection == "best"
-    place = load.place(model_spec.read(spec.model))
+    place = load.place(model)
     build.build(spec.dataset, load.tokenizer(place), spec.seed, cache, hold_out_selection=best)
     made = set(cache.glob("*.encoded")) - before
     return _row(what, "encoded" if made else "cached", sum(file.stat().st_size for file in made) or None, cache)

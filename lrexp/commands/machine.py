@@ -31,10 +31,11 @@ NEEDED = {  # distribution -> module; torch, which can be there and broken, has 
     "pyarrow": "pyarrow",
     "rich": "rich",
 }
-OPTIONAL = {
-    "wandb": "tracking=wandb",
-    "sentencepiece": "model=deberta_v3",
-    "peft": "loading what lrexp export writes",
+OPTIONAL = {  # distribution -> module, and what it is for
+    "wandb": ("wandb", "tracking=wandb"),
+    "sentencepiece": ("sentencepiece", "model=deberta_v3"),
+    "pillow": ("PIL", "images in PNG or JPEG: dataset=mnist, dataset=cifar10"),
+    "peft": ("peft", "loading what lrexp export writes"),
 }
 GROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -52,8 +53,8 @@ def packages() -> Iterator[Finding]:
     """The packages that lrexp needs, and those that it can use."""
     for name, module in NEEDED.items():
         yield _package(name, module, "", needed=True)
-    for name, purpose in OPTIONAL.items():
-        yield _package(name, name, purpose, needed=False)
+    for name, (module, purpose) in OPTIONAL.items():
+        yield _package(name, module, purpose, needed=False)
 
 
 def torch() -> Iterator[Finding]:

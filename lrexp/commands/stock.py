@@ -74,10 +74,12 @@ def _drawn(choice: Choice) -> Iterator[Finding]:
     from lrexp.models.load import TOKENIZERS
 
     name = choice.field("tokenizer") and choice.default("tokenizer")
+    what = f"model={choice.name}"
+    if choice.field("architecture") and choice.default("kind") == "vision":
+        yield Finding(what, "ok", "weights are drawn, needs no tokenizer")
     if not name:
         return
     folder = TOKENIZERS.get(name) or hub.cached_tokenizer(name)
-    what = f"model={choice.name}"
     if folder is not None and hub.has_tokenizer(folder):
         yield Finding(what, "ok", f"weights are drawn, tokenizer in {folder}")
     elif name in TOKENIZERS:

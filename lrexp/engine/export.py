@@ -62,9 +62,12 @@ def merged(run: Run, task: Task, model: nn.Module) -> Export:
         plain.config.id2label = dict(enumerate(labels))  # type: ignore[union-attr]
         plain.config.label2id = {label: i for i, label in enumerate(labels)}  # type: ignore[union-attr]
 
+    tokenizer = load.tokenizer(run.place)
+
     def write(folder: Path) -> None:
         plain.save_pretrained(folder)  # type: ignore[operator]
-        load.tokenizer(run.place).save_pretrained(folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
 
     return Export(write, _largest(exported, adapted), _largest(exported, as_run))
 

@@ -15,7 +15,7 @@ from lrexp.models.model_spec import Kind, ModelSpec
 from lrexp.spec.convert import join, nearest, number, unknown
 from lrexp.spec.errors import InputError
 
-ARCHITECTURES: dict[str, Kind] = {  # transformers' names, and what kind of model each is
+ARCHITECTURES: dict[str, Kind] = {  # transformers' names, or those of lrexp.models.vision, and the kind of each
     "llama": "decoder",
     "gpt2": "decoder",
     "mistral": "decoder",
@@ -23,6 +23,9 @@ ARCHITECTURES: dict[str, Kind] = {  # transformers' names, and what kind of mode
     "gpt_neox": "decoder",
     "bert": "encoder",
     "roberta": "encoder",
+    "mlp": "vision",
+    "lenet": "vision",
+    "vit": "vision",
 }
 
 

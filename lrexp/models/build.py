@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from lrexp.models.load import Place, first_line, quiet
 from lrexp.models.model_spec import TAKES, ModelSpec, Outputs
 from lrexp.spec.errors import InputError
 
+ARTICLE = {"encoder": "an encoder", "decoder": "a decoder", "vision": "a vision model"}
 DROPOUT = (
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
@@ -49,17 +51,18 @@ def base(spec: ModelSpec, place: Place, outputs: Outputs, seed: int) -> nn.Modul
 
 
 def empty(spec: ModelSpec, place: Place, outputs: Outputs, dtype: torch.dtype) -> nn.Module:
-    """The same model with whatever weights its classes draw: for rehearsals under fake tensors. Raises InputError."""
-    return _from_config(spec, _config(spec, place, outputs), outputs, dtype)
+    """The same model with any weights at all: for rehearsals under fake tensors. Raises InputError."""
+    config = _config(spec, place, outputs)
+    with _undrawn():
+        return _from_config(spec, config, outputs, dtype)
 
 
 def refuse_other_kind(spec: ModelSpec, kind: str) -> None:
     """Raises InputError where a model of this kind is built for other outputs than a task of `kind` asks for."""
     if kind not in TAKES[spec.kind]:
-        article = "an" if spec.kind == "encoder" else "a"
         raise InputError(
             f"model={spec.name} ({spec.kind}) and a data set for {kind} do not go together: "
-            f"{article} {spec.kind} takes {' and '.join(TAKES[spec.kind])}. Set model= and dataset= to match."
+            f"{ARTICLE[spec.kind]} takes {' and '.join(TAKES[spec.kind])}. Set model= and dataset= to match."
         )
 
 
@@ -72,11 +75,28 @@ def _from_config(spec: ModelSpec, config: Any, outputs: Outputs, dtype: torch.dt
         ) from error
 
 
+@contextmanager
+def _undrawn() -> Iterator[None]:
+    """Within the block no model draws its weights: a truncated normal draws again by what it sees."""
+    from transformers import PreTrainedModel
+
+    drawing = PreTrainedModel.initialize_weights
+    PreTrainedModel.initialize_weights = lambda self: None
+    try:
+        yield
+    finally:
+        PreTrainedModel.initialize_weights = drawing
+
+
 def _auto(outputs: Outputs) -> Any:
     """Transformers' class for the outputs."""
     import transformers
 
-    names = {"classification": "AutoModelForSequenceClassification", "causal_lm": "AutoModelForCausalLM"}
+    names = {
+        "classification": "AutoModelForSequenceClassification",
+        "causal_lm": "AutoModelForCausalLM",
+        "image_classification": "AutoModelForImageClassification",
+    }
     return getattr(transformers, names[outputs.kind])
 
 
@@ -95,15 +115,30 @@ def _read_config(folder: Path) -> Any:
 
 def _config(spec: ModelSpec, place: Place, outputs: Outputs) -> Any:
     quiet()
+    if outputs.image_shape is not None:
+        from lrexp.models import vision
+
+        vision.register()
     config = architecture.drawn(spec, place) if place.folder is None else _read_config(place.folder)
     if outputs.num_labels:
         config.num_labels = outputs.num_labels
         config.problem_type = outputs.problem_type
+    if outputs.image_shape is not None and place.folder is None:
+        _fit_to_images(config, spec, outputs.image_shape)
     if spec.dropout is not None:
         for key in DROPOUT:
             if hasattr(config, key):
                 setattr(config, key, spec.dropout)
     return config
+
+
+def _fit_to_images(config: Any, spec: ModelSpec, shape: tuple[int, int, int]) -> None:
+    """The sizes that follow the data, but for those that the spec sets."""
+    channels, height, width = shape
+    sizes = {"num_channels": channels, "image_size": height if height == width else [height, width]}
+    for key, size in sizes.items():
+        if key not in spec.config:
+            setattr(config, key, size)
 
 
 def _refuse_missing(place: Place, info: Mapping[str, Any], head: tuple[str, ...]) -> None:

@@ -30,8 +30,11 @@ class Snapshot:
     lacks: tuple[str, ...]
 
 
-def cached(hub: str, revision: str | None = None) -> Snapshot | None:
-    """What the cache holds of a model, complete or not; None for nothing. Reads files only."""
+def cached(hub: str, revision: str | None = None, reads_text: bool = True) -> Snapshot | None:
+    """What the cache holds of a model, complete or not; None for nothing. Reads files only.
+
+    Where it reads no text, it needs no tokenizer.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -44,10 +47,12 @@ def cached(hub: str, revision: str | None = None) -> Snapshot | None:
     if found is None:
         return None
     folder = Path(found)
-    return Snapshot(folder, size(folder), lacks(folder))
+    return Snapshot(folder, size(folder), lacks(folder, reads_text))
 
 
-def download(hub: str, revision: str | None, name: str, tell: Callable[[int], None] | None = None) -> Snapshot:
+def download(
+    hub: str, revision: str | None, name: str, tell: Callable[[int], None] | None = None, reads_text: bool = True
+) -> Snapshot:
     """Downloads what a run needs of a model into the cache; `name` is the choice that messages name.
 
     `tell` is called with the bytes to come, once the hub has answered.
@@ -69,7 +74,7 @@ def download(hub: str, revision: str | None, name: str, tell: Callable[[int], No
             raise
         except Exception as error:  # transport, hub and disk errors have no common type; all mean that it is not there
             raise _not_there(hub, name, why(error)) from None
-    found = cached(hub, revision)
+    found = cached(hub, revision, reads_text)
     if found is None or found.lacks:
         raise _not_there(hub, name, f"the download lacks {', '.join(found.lacks) if found else 'everything'}")
     return found
@@ -178,8 +183,8 @@ def why(error: Exception) -> str:
     return said[:100]
 
 
-def lacks(folder: Path) -> tuple[str, ...]:
-    """What a model's folder misses or holds damaged: config, weights (all shards), tokenizer."""
+def lacks(folder: Path, reads_text: bool = True) -> tuple[str, ...]:
+    """What a model's folder misses or holds damaged: config, weights (all shards), and a tokenizer if it reads text."""
     found = [] if (folder / "config.json").is_file() else ["config.json"]
     weights = sorted(folder.glob("*.safetensors"))
     shards = _shards(folder / "model.safetensors.index.json")
@@ -187,7 +192,7 @@ def lacks(folder: Path) -> tuple[str, ...]:
     found += [file.name for file in weights if file.name not in found and _damaged(file)]
     if not weights and not shards:
         found.append("*.safetensors")
-    if not has_tokenizer(folder):
+    if reads_text and not has_tokenizer(folder):
         found.append("tokenizer.json")
     return tuple(found)
 

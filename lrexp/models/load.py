@@ -33,7 +33,7 @@ class Place:
 def place(spec: ModelSpec) -> Place:
     """The local folders of a model, downloaded if needed and possible. Raises InputError with what is missing."""
     folder = None if spec.is_drawn else _folder(spec)
-    return Place(folder, _tokenizer_folder(spec) or folder)
+    return Place(folder, (_tokenizer_folder(spec) or folder) if spec.reads_text else None)
 
 
 def _folder(spec: ModelSpec) -> Path:
@@ -48,9 +48,9 @@ def _folder(spec: ModelSpec) -> Path:
         raise InputError(f"model={spec.name}: neither model.path nor model.hub is set.")
     from lrexp.models import hub
 
-    found = hub.cached(spec.hub, spec.revision)
+    found = hub.cached(spec.hub, spec.revision, spec.reads_text)
     if found is None or found.lacks:
-        found = hub.download(spec.hub, spec.revision, spec.name)
+        found = hub.download(spec.hub, spec.revision, spec.name, reads_text=spec.reads_text)
     return _checked(found.folder)
 
 

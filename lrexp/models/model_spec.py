@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 from lrexp.spec.convert import from_mapping
 
-Kind = Literal["encoder", "decoder"]
-OutputKind = Literal["classification", "causal_lm"]
+Kind = Literal["encoder", "decoder", "vision"]
+OutputKind = Literal["classification", "causal_lm", "image_classification"]
 TAKES: dict[str, tuple[OutputKind, ...]] = {  # what a kind of model is built for
     "encoder": ("classification",),
     "decoder": ("causal_lm",),
+    "vision": ("image_classification",),
 }
 
 
@@ -50,6 +51,11 @@ class ModelSpec:
         """Whether the weights are drawn from the seed: nothing of them is loaded."""
         return self.path is None and self.hub is None and self.architecture is not None
 
+    @property
+    def reads_text(self) -> bool:
+        """Whether it takes tokens, and so needs a tokenizer."""
+        return self.kind != "vision"
+
 
 @dataclass(frozen=True)
 class Outputs:
@@ -58,6 +64,7 @@ class Outputs:
     kind: OutputKind
     num_labels: int = 0  # classes, or 1 for regression
     problem_type: str | None = None  # transformers' word for it, kept in the config of a saved model
+    image_shape: tuple[int, int, int] | None = None  # channels, height, width of what it is fed
 
 
 def read(section: Mapping[str, Any]) -> ModelSpec:

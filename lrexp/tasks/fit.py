@@ -1,4 +1,4 @@
-"""Whether a model takes what a task feeds it: its tokens, and sequences of that length."""
+"""Whether a model takes what a task feeds it: its tokens and sequences of that length, or images of that shape."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from lrexp.tasks.encode import Encoded
 
 
 def refuse_unfit(task: Task, config: Any, name: str) -> None:
-    """Raises InputError for a token beyond the vocabulary of a model's config, or a length beyond its positions.
+    """Raises InputError for a token beyond the vocabulary of a model's config, a length beyond its positions, or images
+    of another shape than the config's.
 
     `config` is transformers' own; `name` is the choice that messages name.
     """
+    if task.outputs.image_shape is not None:
+        _refuse_other_images(task.outputs.image_shape, config, name)
     largest = max(map(_largest_token, task.splits.values()), default=-1)
     vocabulary = getattr(config, "vocab_size", None)
     if vocabulary is not None and largest >= vocabulary:
@@ -29,6 +32,29 @@ def refuse_unfit(task: Task, config: Any, name: str) -> None:
             f"dataset.max_length is {length}, but model={name} takes at most {positions} tokens "
             "(max_position_embeddings of its config)"
         )
+
+
+def _refuse_other_images(shape: tuple[int, int, int], config: Any, name: str) -> None:
+    channels, *sides = shape
+    taken, size, patch = (getattr(config, key, None) for key in ("num_channels", "image_size", "patch_size"))
+    if taken is not None and taken != channels:
+        raise InputError(f"model={name} takes images with {taken} channels, these data have {channels}")
+    if size is not None and _pair(size) != sides:
+        height, width = _pair(size)
+        resized = f": dataset.image_size={height} resizes them" if height == width else ""
+        raise InputError(
+            f"model={name} takes images of {height} x {width} pixels, these data have {sides[0]} x {sides[1]}{resized}"
+        )
+    if patch is not None and any(side % length for side, length in zip(sides, _pair(patch), strict=True)):
+        raise InputError(
+            f"model={name}: images of {sides[0]} x {sides[1]} pixels are not cut into whole patches of "
+            f"{' x '.join(map(str, _pair(patch)))} (patch_size of its config)"
+        )
+
+
+def _pair(size: Any) -> list[int]:
+    """Height and width of what a config gives as one number or as two."""
+    return [size, size] if isinstance(size, int) else list(size)
 
 
 def _positions(config: Any) -> int | None:

@@ -7,13 +7,13 @@ import pyarrow as pa
 
 from lrexp.spec.convert import nearest
 from lrexp.spec.errors import InputError
-from lrexp.tasks.labelled import ClassificationData
+from lrexp.tasks.labelled import Labelled
 from lrexp.tasks.sources.table import Rows, Source, Table
 
 _SHOWN = 12
 
 
-def labelled(tables: Mapping[str, Sequence[Table]], data: ClassificationData) -> Source:
+def labelled(tables: Mapping[str, Sequence[Table]], data: Labelled) -> Source:
     """The splits of a source from the tables of their files, "train" among them.
 
     Whole-number labels are the classes 0 to K - 1; text labels are sorted, or stand in the order of `data.labels`.
@@ -39,7 +39,7 @@ def labelled(tables: Mapping[str, Sequence[Table]], data: ClassificationData) ->
     return Source(splits, names)
 
 
-def _names(tables: Sequence[Table], data: ClassificationData) -> tuple[str, ...]:
+def _names(tables: Sequence[Table], data: Labelled) -> tuple[str, ...]:
     """The classes that train shows."""
     for table in tables:
         _refuse_decimals(table, data)
@@ -57,7 +57,7 @@ def _names(tables: Sequence[Table], data: ClassificationData) -> tuple[str, ...]
     )
 
 
-def _classes(table: Table, names: tuple[str, ...] | None, data: ClassificationData) -> np.ndarray:
+def _classes(table: Table, names: tuple[str, ...] | None, data: Labelled) -> np.ndarray:
     assert names is not None
     _refuse_decimals(table, data)
     if table.labels.dtype != object and _are_counted(names, data):
@@ -70,14 +70,14 @@ def _classes(table: Table, names: tuple[str, ...] | None, data: ClassificationDa
     return labels
 
 
-def _are_counted(names: tuple[str, ...], data: ClassificationData) -> bool:
+def _are_counted(names: tuple[str, ...], data: Labelled) -> bool:
     """Whether a whole-number label is the number of its class, not the class's name."""
     if data.labels is None:
         return names == tuple(map(str, range(len(names))))
     return not all(name.lstrip("-").isdigit() for name in names)
 
 
-def _in_range(table: Table, names: tuple[str, ...], data: ClassificationData) -> np.ndarray:
+def _in_range(table: Table, names: tuple[str, ...], data: Labelled) -> np.ndarray:
     outside = (table.labels < 0) | (table.labels >= len(names))
     if outside.any():
         row = int(np.argmax(outside))
@@ -88,7 +88,7 @@ def _in_range(table: Table, names: tuple[str, ...], data: ClassificationData) ->
     return table.labels
 
 
-def _unknown(table: Table, row: int, names: tuple[str, ...], data: ClassificationData) -> InputError:
+def _unknown(table: Table, row: int, names: tuple[str, ...], data: Labelled) -> InputError:
     label = str(table.labels[row])
     near = nearest(label, names)
     origin = "dataset.labels has" if data.labels else "train has"
@@ -99,7 +99,7 @@ def _unknown(table: Table, row: int, names: tuple[str, ...], data: Classificatio
     )
 
 
-def _refuse_decimals(table: Table, data: ClassificationData) -> None:
+def _refuse_decimals(table: Table, data: Labelled) -> None:
     if table.labels.dtype != np.float64:
         return
     missing = np.isnan(table.labels)
@@ -114,7 +114,7 @@ def _refuse_decimals(table: Table, data: ClassificationData) -> None:
     )
 
 
-def _targets(table: Table, names: tuple[str, ...] | None, data: ClassificationData) -> np.ndarray:
+def _targets(table: Table, names: tuple[str, ...] | None, data: Labelled) -> np.ndarray:
     if table.labels.dtype == object:
         raise InputError(
             f"{table.where}: column '{data.label_column}' holds text ({table.labels[0]!r:.40}), not targets"

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from lrexp.spec.errors import InputError
-from lrexp.tasks.labelled import ClassificationData
+from lrexp.tasks.labelled import ClassificationData, Labelled
 from lrexp.tasks.sources.columns import (
     check_columns,
     csv_rows,
@@ -53,14 +53,15 @@ def from_arrow(table: pa.Table, where: str, data: ClassificationData) -> Table:
     found = tuple(text_column(table, name, where) for name in data.columns)
     column = table.column(data.label_column)
     refuse_null(column, data.label_column, where)
-    return Table(where, found, _arrow_labels(column, where, data))
+    return Table(where, found, arrow_labels(column, where, data))
 
 
 def _wanted(data: ClassificationData) -> dict[str, str]:
     return dict.fromkeys(data.columns, "text_columns") | {data.label_column: "label_column"}
 
 
-def _arrow_labels(column: pa.ChunkedArray, where: str, data: ClassificationData) -> np.ndarray:
+def arrow_labels(column: pa.ChunkedArray, where: str, data: Labelled) -> np.ndarray:
+    """A column of labels as int64, float64 or object (text). Raises InputError for what is none of them."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     kind = column.type
