@@ -7,8 +7,8 @@ the floor that owns one makes its own dataclass of it.
 What decides the numbers goes into `spec_hash`. Left out are: `experiment` (a label), the section tracking,
 training.save_steps and training.logging_steps; method.tuning and model.learning_rate_factor (training.learning_rate
 holds what follows from them); the partners model.dataset and dataset.model (they fill what is not chosen); and path,
-hub and revision of model and dataset, the model's tokenizer and tokenizer_path, and `init_from`, in whose place stand
-the fingerprints of their content. The output folder is no part of a spec.
+hub and revision of model and dataset (test_path and test_hub too), the model's tokenizer and tokenizer_path, and
+`init_from`, in whose place stand the fingerprints of their content. The output folder is no part of a spec.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ HASH_LENGTH = 10
 MOST = 10**12  # of steps or items: more is a slip of the hand
 LOCATIONS = {
     "model": ("path", "hub", "revision", "tokenizer", "tokenizer_path"),
-    "dataset": ("path", "hub", "revision"),
+    "dataset": ("path", "hub", "revision", "test_path", "test_hub"),
 }
 UNHASHED = {
     "model": (*LOCATIONS["model"], "dataset", "learning_rate_factor"),

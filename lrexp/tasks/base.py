@@ -57,6 +57,11 @@ class Task(ABC):
         mask = batch.get("attention_mask")
         return int(mask.sum()) if mask is not None else self.targets(batch)
 
+    def demands(self) -> dict[str, int]:
+        """Lengths in tokens that a model has to take, each with what asks for it."""
+        length = getattr(getattr(self, "data", None), "max_length", None)
+        return {} if length is None else {f"dataset.max_length is {length}": length}
+
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The loss summed over the batch's targets, float32 or better."""
@@ -65,7 +70,8 @@ class Task(ABC):
     def predict(self, model: nn.Module, batch: Batch) -> dict[str, np.ndarray]:
         """Columns with one entry an item; of labelled data "label" and "prediction" are among them.
 
-        They are what `metrics` needs and predictions.parquet keeps (docs/result.md).
+        They are what `metrics` needs and predictions.parquet keeps (docs/result.md). For them a task may let the
+        model write text.
         """
 
     @abstractmethod

@@ -23,6 +23,7 @@ BUILDERS: dict[str, tuple[str, OutputKind]] = {
     "classification": ("lrexp.tasks.labelled_build", "classification"),
     "regression": ("lrexp.tasks.labelled_build", "classification"),
     "causal_lm": ("lrexp.tasks.language_build", "causal_lm"),
+    "instruction": ("lrexp.tasks.instruction_build", "causal_lm"),
 }
 
 

@@ -62,6 +62,11 @@ class Encoded(Sequence[Mapping[str, Any]]):
         """Tokens of each item, (items,) int64."""
         return np.diff(self.offsets)[self.index]
 
+    @property
+    def largest_token(self) -> int:
+        """The largest token that any of the encoded rows has."""
+        return int(np.max(self.tokens["input_ids"], initial=-1))
+
 
 @dataclass(frozen=True)
 class Encodings:
