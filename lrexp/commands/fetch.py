@@ -128,6 +128,8 @@ def _data(section: dict[str, Any]) -> Row:
 
     state = "cached" if hub_cache.prepared(data.hub, data.hub_config) else "downloaded"
     hub_tables(data.hub, data.hub_config, data.name)
+    if getattr(data, "test_hub", None) and not data.test_path:  # evaluated on another data set
+        hub_tables(data.test_hub, data.test_hub_config, data.name)
     folder = hub_cache.prepared(data.hub, data.hub_config)
     return _row(what, state, size(folder) if folder else None, folder)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -18,17 +21,26 @@ def greedy(model: nn.Module, input_ids: Tensor, attention_mask: Tensor, count: i
     width = attention_mask.shape[1]
     positions = (torch.arange(width, device=input_ids.device) - (width - lengths)).clamp(min=0)  # (items, width)
     is_done = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-    given, cache, found = input_ids, None, []
+    given, cache, found = input_ids, _cache(model), []
     for _ in range(count):
-        outputs = model(
-            input_ids=given, attention_mask=attention_mask, position_ids=positions, past_key_values=cache,
-            use_cache=True, logits_to_keep=1,
-        )  # fmt: skip
-        token = outputs.logits[:, -1].argmax(-1).masked_fill(is_done, end)  # (items,)
+        logits = model(
+            input_ids=given, attention_mask=attention_mask, position_ids=positions, use_cache=True, logits_to_keep=1,
+            **cache,
+        ).logits  # fmt: skip
+        token = logits[:, -1].argmax(-1).masked_fill(is_done, end)  # (items,)
         found.append(token)
         is_done |= token == end
         if is_done.all():
             break
-        cache, given, positions = outputs.past_key_values, token[:, None], positions[:, -1:] + 1
+        given, positions = token[:, None], positions[:, -1:] + 1
         attention_mask = torch.cat([attention_mask, attention_mask.new_ones(len(token), 1)], dim=1)
     return torch.stack(found, dim=1)
+
+
+def _cache(model: nn.Module) -> dict[str, Any]:
+    """An empty cache, which the model fills, under the name that its forward pass has for it."""
+    from transformers import DynamicCache
+
+    names = ("cache", "past_key_values")  # transformers 5.24 and later, earlier ones
+    taken = inspect.signature(model.forward).parameters
+    return {next(name for name in names if name in taken): DynamicCache(config=model.config)}  # pyright: ignore

@@ -63,6 +63,9 @@ def build(
         asked.append(roles.selection)
     origin = {name: name if name in there else "train" for name in asked}  # where the rows of each come from
     columns = instructions.read(data, origin.values())
+    rows = len(next(iter(columns["train"].values())))
+    if data.few_shot >= rows:
+        raise InputError(f"dataset.few_shot is {data.few_shot}, but train has {rows} rows")
     encodings = _encodings(columns, data, tokenizer, content, cache)
     parts = _held_out(encodings, data, roles, seed)
     items: dict[str, Any] = dict(parts)
@@ -187,9 +190,6 @@ def _examples(train: instructions.Columns, data: InstructionData) -> str:
     """The first rows of train, each as prompt and completion, for all prompts the same."""
     import numpy as np
 
-    there = len(next(iter(train.values())))
-    if data.few_shot > there:
-        raise InputError(f"dataset.few_shot is {data.few_shot}, but train has {there} rows")
     shown = _texts(train, np.arange(data.few_shot), "train", data)
     pairs = zip(shown.prompts, shown.completions, strict=True)
     return "".join(prompt + completion + unescaped(data.few_shot_separator) for prompt, completion in pairs)
