@@ -81,9 +81,10 @@ def make_context(run: Run, task: Task) -> Context:
     def task_loss(model: nn.Module, batch: Batch) -> Tensor:
         return task.loss(model, batch) / task.targets(batch)
 
+    trained = task.splits["train"]
     return Context(
         seed=run.spec.seed,
-        total_steps=total_steps(run.spec.training, len(task.splits["train"])),
+        total_steps=total_steps(run.spec.training, len(trained), trained.tokens),
         device=run.device,
         dtype=DTYPES[run.spec.hardware.precision],
         head=run.model.head,

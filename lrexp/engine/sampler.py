@@ -11,6 +11,7 @@ import torch
 
 from lrexp.linalg.random import numpy_generator
 from lrexp.methods.base import Batch
+from lrexp.spec.errors import InputError
 from lrexp.spec.run_spec import RunSpec, TrainingSpec
 from lrexp.tasks.base import Task
 
@@ -60,17 +61,42 @@ def in_order(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
 def of_run(spec: RunSpec, task: Task) -> Sampler:
     """The batches of a run: `per_device_train_batch_size` times accumulation items a step."""
     training = spec.training
-    size = training.per_device_train_batch_size * training.gradient_accumulation_steps
-    return Sampler(task.splits["train"].lengths, size, spec.seed, training.group_by_length)
+    return Sampler(task.splits["train"].lengths, step_items(training), spec.seed, training.group_by_length)
 
 
-def total_steps(training: TrainingSpec, items: int) -> int:
-    """Updates of a run over `items` items: `max_steps` if given, else the epochs' worth, rounded up."""
+def total_steps(training: TrainingSpec, items: int, tokens: int | None = None) -> int:
+    """Updates of a run over `items` items, each of just `tokens` tokens or of any length (None).
+
+    `max_steps` if given; what fits into `max_tokens`; else the epochs' worth, rounded up. Raises InputError for a
+    budget of tokens where items differ in length, or that is less than one step.
+    """
+    size = step_items(training)
     if training.max_steps is not None:
         return training.max_steps
-    size = training.per_device_train_batch_size * training.gradient_accumulation_steps
-    steps = training.num_train_epochs * math.ceil(items / size)
-    return math.ceil(round(steps, 6))  # 0.1 epochs of 30 steps are 3, not 3.0000000000000004
+    if training.max_tokens is None:
+        steps = training.num_train_epochs * math.ceil(items / size)
+        return math.ceil(round(steps, 6))  # 0.1 epochs of 30 steps are 3, not 3.0000000000000004
+    epochs, rest = divmod(budget_items(training, tokens), items)  # the last batch of an epoch may be smaller
+    return epochs * math.ceil(items / size) + rest // size
+
+
+def step_items(training: TrainingSpec) -> int:
+    """The items of one update."""
+    return training.per_device_train_batch_size * training.gradient_accumulation_steps
+
+
+def budget_items(training: TrainingSpec, tokens: int | None) -> int:
+    """How many items of `tokens` tokens fit into `max_tokens`. Raises InputError as `total_steps` does."""
+    assert training.max_tokens is not None, "there is a budget"
+    if tokens is None:
+        raise InputError(
+            "training.max_tokens counts packed sequences of one length, and here their lengths differ: set "
+            "dataset.packing=true where the data have it, else training.max_steps"
+        )
+    found, size = training.max_tokens // tokens, step_items(training)
+    if found < size:
+        raise InputError(f"training.max_tokens is {training.max_tokens}: one step takes {size * tokens} tokens")
+    return found
 
 
 def calibration(task: Task, seed: int, device: torch.device, name: str, count: int, size: int) -> Iterator[Batch]:

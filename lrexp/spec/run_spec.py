@@ -27,6 +27,7 @@ from lrexp.spec.errors import InputError
 FORMAT = 1
 HASH_LENGTH = 10
 MOST = 10**12  # of steps or items: more is a slip of the hand
+MOST_TOKENS = 10**15
 LOCATIONS = {
     "model": ("path", "hub", "revision", "tokenizer", "tokenizer_path"),
     "dataset": ("path", "hub", "revision", "test_path", "test_hub"),
@@ -63,6 +64,7 @@ class TrainingSpec:
     gradient_checkpointing: bool = False  # from here on, keys that older frozen specs lack
     torch_compile: bool = False
     per_layer_updates: bool = False
+    max_tokens: int | None = None
 
     def __post_init__(self) -> None:
         for name in (
@@ -76,6 +78,10 @@ class TrainingSpec:
             _at_least(name, getattr(self, name), 1)
         for name in ("max_steps", "warmup_steps"):
             _at_least(name, getattr(self, name), 0)
+        if self.max_tokens is not None and not 1 <= self.max_tokens <= MOST_TOKENS:
+            raise ValueError(f"max_tokens is {self.max_tokens}: it lies in [1, {MOST_TOKENS}]")
+        if self.max_tokens is not None and self.max_steps is not None:
+            raise ValueError("max_tokens is set with max_steps: one of them says how long, set the other to null")
         for name in ("learning_rate", "num_train_epochs", "max_grad_norm"):
             value = getattr(self, name)
             if value is not None and value <= 0:

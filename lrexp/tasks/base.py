@@ -18,10 +18,14 @@ Item = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Split:
-    """Encoded items of one split, and the length of each in tokens (for bucketing; 1 where items have no length)."""
+    """Encoded items of one split, and the length of each in tokens (for bucketing; 1 where items have no length).
+
+    `tokens` is the one length that all items have by design (packed text), None where there is none.
+    """
 
     items: Sequence[Item]
     lengths: np.ndarray  # (items,) int64
+    tokens: int | None = None
 
     def __len__(self) -> int:
         return len(self.items)

@@ -57,7 +57,8 @@ def build(
             else splits.hold_out(len(pooled), size, roles.held_out, seed)
         )
         parts |= {name: pooled.take(positions) for name, positions in held.items()}
-    task = CausalLM(data, {name: Split(part, part.lengths) for name, part in parts.items()}, tokenizer)
+    length = data.max_length if data.packing else None
+    task = CausalLM(data, {name: Split(part, part.lengths, length) for name, part in parts.items()}, tokenizer)
     task.reported, task.selection, task.fingerprint = roles.reported, roles.selection, content
     return task
 
