@@ -13,7 +13,7 @@ from lrexp.engine.sampler import total_steps
 from lrexp.report.collect import last_step, locked
 from lrexp.spec.errors import InputError
 from lrexp.spec.run_spec import RunSpec
-from lrexp.train import make_context, read_data, rehearse
+from lrexp.train import make_context, read_data, rehearse, streamed_items
 
 
 class Extent(NamedTuple):
@@ -85,7 +85,8 @@ def _rehearse(run: Run, extents: dict[str, Extent]) -> Extent:
     spec = run.spec
     switches = spec.training.selection, spec.training.gradient_checkpointing, spec.training.torch_compile
     hardware = spec.hardware.device, spec.hardware.precision
-    about = json.dumps([spec.model, spec.dataset, spec.method, spec.init_from, switches, hardware])
+    items = streamed_items(spec)
+    about = json.dumps([spec.model, spec.dataset, spec.method, spec.init_from, switches, hardware, items])
     if about not in extents:
         task = read_data(run)
         rehearse(run, task, make_context(run, task))

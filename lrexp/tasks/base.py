@@ -20,12 +20,14 @@ Item = Mapping[str, Any]
 class Split:
     """Encoded items of one split, and the length of each in tokens (for bucketing; 1 where items have no length).
 
-    `tokens` is the one length that all items have by design (packed text), None where there is none.
+    `tokens` is the one length that all items have by design (packed text), None where there is none. `block` is set for
+    a stream: items come in blocks of so many, one block after the other, and `lengths` are what they are at most.
     """
 
     items: Sequence[Item]
     lengths: np.ndarray  # (items,) int64
     tokens: int | None = None
+    block: int | None = None
 
     def __len__(self) -> int:
         return len(self.items)

@@ -13,6 +13,7 @@ from lrexp.spec.errors import RunError
 from lrexp.tasks.base import Batch, Item, Split, Task
 from lrexp.tasks.language import METRICS, LanguageData
 from lrexp.tasks.metrics import language_metrics
+from lrexp.tasks.streamed import StreamedData
 
 IGNORED = -100  # the label of what is not predicted
 _MULTIPLE = 8  # widths of batches: fewer shapes, and what tensor cores like
@@ -77,7 +78,7 @@ class CausalLM(LanguageModelling):
 
     kind: ClassVar[str] = "causal_lm"
 
-    def __init__(self, data: LanguageData, splits: dict[str, Split], tokenizer: Any) -> None:
+    def __init__(self, data: LanguageData | StreamedData, splits: dict[str, Split], tokenizer: Any) -> None:
         super().__init__(splits, tokenizer, data.primary_metric, METRICS)
         self.data = data
 
