@@ -18,7 +18,7 @@ from lrexp.engine import folder as folders
 from lrexp.engine.determinism import settled
 from lrexp.engine.identify import Run, build_method, identify
 from lrexp.engine.precision import DTYPES
-from lrexp.engine.sampler import calibration, total_steps
+from lrexp.engine.sampler import calibration, stream_items, total_steps
 from lrexp.engine.session import Session
 from lrexp.methods.base import Batch, Context
 from lrexp.models import build, load
@@ -66,13 +66,20 @@ def read_data(run: Run) -> Task:
     """The task, read through and encoded. Raises InputError for whatever is wrong with the data."""
     training = run.spec.training
     best = training.selection == "best"
-    task = tasks.build(
-        run.spec.dataset, load.tokenizer(run.place), run.spec.seed, cache_folder(), hold_out_selection=best
-    )
+    items = streamed_items(run.spec)
+    task = tasks.build(run.spec.dataset, load.tokenizer(run.place), run.spec.seed, cache_folder(), best, items)
     wanted = training.selection_metric
     if wanted is not None and wanted not in task.metric_names:
         raise InputError(f"training.selection_metric={wanted}: this data set has {', '.join(task.metric_names)}.")
     return task
+
+
+def streamed_items(spec: RunSpec) -> int | None:
+    """How many items of streamed data the run trains on; None for other data, and where epochs say how long."""
+    if not tasks.is_streamed(spec.dataset):
+        return None
+    data = tasks.check(spec.dataset)
+    return stream_items(spec.training, data.max_length if data.packing else None)
 
 
 def make_context(run: Run, task: Task) -> Context:
@@ -81,9 +88,10 @@ def make_context(run: Run, task: Task) -> Context:
     def task_loss(model: nn.Module, batch: Batch) -> Tensor:
         return task.loss(model, batch) / task.targets(batch)
 
+    trained = task.splits["train"]
     return Context(
         seed=run.spec.seed,
-        total_steps=total_steps(run.spec.training, len(task.splits["train"])),
+        total_steps=total_steps(run.spec.training, len(trained), trained.tokens),
         device=run.device,
         dtype=DTYPES[run.spec.hardware.precision],
         head=run.model.head,

@@ -7,7 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModel, BertConfig, DebertaV2Config, PretrainedConfig, RobertaConfig
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    DebertaV2Config,
+    GPT2Config,
+    LlamaConfig,
+    PretrainedConfig,
+    RobertaConfig,
+)
+
+from lrexp.models.load import TOKENIZERS
 
 WORDS = ("the", "a", "cat", "dog", "sat", "ran", "on", "under", "mat", "tree", "not")
 SIZE: dict[str, Any] = {
@@ -26,6 +38,11 @@ def config(name: str) -> PretrainedConfig:
         return RobertaConfig(**SIZE, vocab_size=32, type_vocab_size=1)
     if name == "deberta_v3":
         return DebertaV2Config(**SIZE, **DEBERTA_V3, vocab_size=32)
+    if name == "gpt2":
+        return GPT2Config(vocab_size=2048, n_embd=16, n_layer=2, n_head=2, n_positions=512, eos_token_id=0)
+    if name == "llama2_7b":
+        sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+        return LlamaConfig(**sizes, vocab_size=2048, max_position_embeddings=512, eos_token_id=0)
     assert name in ("bert", "minilm", "embedded")
     return BertConfig(**SIZE, vocab_size=32)
 
@@ -49,5 +66,15 @@ def save(name: str, place: Path) -> Path:
     with torch.random.fork_rng():
         torch.random.default_generator.manual_seed(0)
         AutoModel.from_config(config(name)).save_pretrained(place)
+    assert json.loads((place / "config.json").read_text())["model_type"] == config(name).model_type
+    return place
+
+
+def save_decoder(name: str, place: Path) -> Path:
+    """The folder of a tiny causal language model with the embedded tokenizer."""
+    AutoTokenizer.from_pretrained(TOKENIZERS["embedded"]).save_pretrained(place)
+    with torch.random.fork_rng():
+        torch.random.default_generator.manual_seed(0)
+        AutoModelForCausalLM.from_config(config(name)).save_pretrained(place)
     assert json.loads((place / "config.json").read_text())["model_type"] == config(name).model_type
     return place

@@ -5,7 +5,8 @@
     lrexp fetch spec.yaml                             what a frozen spec needs
 
 Prints what is where and its size; what is there already is found without a network. Weights are taken as safetensors
-only. Data are read through and, up to 200 MB of them, encoded for the model into lrexp's own cache.
+only. Data are read through and, up to 200 MB of them, encoded for the model into lrexp's own cache; streamed data
+(dataset=c4) are downloaded and encoded as far as the run of these words trains on them.
 
 Options:
     --format rich|md|csv|json         how the table is printed (default rich)
@@ -69,7 +70,7 @@ def _fetched(specs: Iterable[RunSpec]) -> Iterator[Row]:
     for spec in specs:
         model = repr([spec.model.get(key) for key in MODEL_KEYS])
         data = repr(spec.dataset)
-        pair = f"{model} {data} {spec.training.selection == 'best'}"
+        pair = f"{model} {data} {spec.training.selection == 'best'} {_streamed_items(spec)}"
         if model not in found:
             yield found.setdefault(model, _model(spec.model))
         if data not in found:
@@ -123,6 +124,8 @@ def _data(section: dict[str, Any]) -> Row:
         build.fingerprint(section)  # raises for a path with nothing in it
         place = Path(data.path).expanduser()
         return _row(what, "local", size(place) if place.is_dir() else place.stat().st_size, place)
+    if build.is_streamed(section):
+        return _row(what, "fetched with its tokens")
     if getattr(data, "hub", None) is None:  # not every kind of data is on the hub
         build.fingerprint(section)
         return _row(what, "needs no download")
@@ -130,6 +133,8 @@ def _data(section: dict[str, Any]) -> Row:
 
     state = "cached" if hub_cache.prepared(data.hub, data.hub_config) else "downloaded"
     hub_tables(data.hub, data.hub_config, data.name)
+    if getattr(data, "test_hub", None) and not data.test_path:  # evaluated on another data set
+        hub_tables(data.test_hub, data.test_hub_config, data.name)
     folder = hub_cache.prepared(data.hub, data.hub_config)
     return _row(what, state, size(folder) if folder else None, folder)
 
@@ -154,9 +159,23 @@ def _encoded(spec: RunSpec, data: Row) -> Row:
     before = set(cache.glob("*.encoded"))
     best = spec.training.selection == "best"
     place = load.place(model)
-    build.build(spec.dataset, load.tokenizer(place), spec.seed, cache, hold_out_selection=best)
+    items = _streamed_items(spec)
+    task = build.build(spec.dataset, load.tokenizer(place), spec.seed, cache, best, items)
+    if items is not None:
+        task.splits["train"].items.there()  # type: ignore[attr-defined]
     made = set(cache.glob("*.encoded")) - before
     return _row(what, "encoded" if made else "cached", sum(file.stat().st_size for file in made) or None, cache)
+
+
+def _streamed_items(spec: RunSpec) -> int | None:
+    """How far streamed data are read; None for others."""
+    from lrexp.tasks import build
+
+    if not build.is_streamed(spec.dataset):
+        return None
+    from lrexp.train import streamed_items
+
+    return streamed_items(spec)
 
 
 def _row(what: str, state: str, size: int | None = None, place: Path | None = None) -> Row:

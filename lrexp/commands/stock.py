@@ -92,12 +92,13 @@ def _drawn(choice: Choice) -> Iterator[Finding]:
 def datasets() -> Iterator[Finding]:
     """Which of the ready data sets of the hub are cached, a line for each of its collections."""
     from lrexp.spec import choices
+    from lrexp.tasks import build
     from lrexp.tasks.sources import hub_cache
 
     found: dict[str, dict[str, bool]] = defaultdict(dict)
     for choice in choices.choices("dataset"):
         hub = choice.field("hub") and choice.default("hub")
-        if hub:
+        if hub and not build.is_streamed(choice.values):  # how much of a stream is needed, a run alone says
             config = choice.field("hub_config") and choice.default("hub_config")
             found[hub][choice.name] = hub_cache.prepared(hub, config) is not None
     for hub, there in found.items():

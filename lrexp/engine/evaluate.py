@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lrexp.engine.sampler import in_order
 from lrexp.tasks.base import Split, Task
@@ -28,15 +28,20 @@ def predict(
     was_training = model.training
     model.eval()
     parts: list[Columns] = []
-    batches = in_order(split.lengths, batch_size)
     try:
         with torch.inference_mode():
-            for indices in batches:
+            for batch in batches(task, split, batch_size, device):
                 check()
-                batch = {k: v.to(device) for k, v in task.collate([split.items[i] for i in indices]).items()}
                 with autocast():
                     parts.append(task.predict(model, batch))
     finally:
         model.train(was_training)
-    back = np.argsort(np.concatenate(batches), kind="stable")
+    back = np.argsort(np.concatenate(in_order(split.lengths, batch_size)), kind="stable")
     return {name: np.concatenate([part[name] for part in parts])[back] for name in parts[0]}
+
+
+def batches(task: Task, split: Split, batch_size: int, device: torch.device) -> Iterator[dict[str, Tensor]]:
+    """The batches of an evaluation, on the device."""
+    for indices in in_order(split.lengths, batch_size):
+        batch = task.collate([split.items[i] for i in indices])
+        yield {name: tensor.to(device) for name, tensor in batch.items()}

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lrexp.engine import checkpoint
-from lrexp.engine.evaluate import predict
+from lrexp.engine.evaluate import batches
 from lrexp.engine.files import write_folder
 from lrexp.engine.finished import Finished
 from lrexp.engine.identify import Run
@@ -130,11 +130,15 @@ def _logits(
     """Logits of the first batches of the reported split, in float64."""
     caught: list[Tensor] = []
     handle = model.register_forward_hook(lambda module, inputs, output: caught.append(output.logits.double()))
+    was_training = model.training
+    model.eval()
     try:
-        size = run.spec.training.per_device_eval_batch_size
-        predict(model, task, first(task, size), size, CPU, context)
+        for batch in batches(task, first(task, _batch_size(run)), _batch_size(run), CPU):
+            with torch.inference_mode(), context():
+                task.loss(model, batch)
     finally:
         handle.remove()
+        model.train(was_training)
     return torch.cat([part.reshape(-1) for part in caught])
 
 

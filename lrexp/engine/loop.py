@@ -53,7 +53,7 @@ class Loop:
         self.in_step = False
         self.durations: list[float] = []
         self.seconds = 0.0  # the sum of `durations`
-        self.tokens = 0
+        self.tokens = 0  # of this process
 
     def resume(self, saved: checkpoint.Saved) -> None:
         """Takes everything back from a checkpoint. Raises RunError if it does not fit."""
@@ -157,7 +157,9 @@ class Loop:
         batches = [
             self.task.collate([items[i] for i in indices[at : at + size]]) for at in range(0, len(indices), size)
         ]
-        self.tokens += sum(self.task.tokens(batch) for batch in batches)
+        tokens = sum(self.task.tokens(batch) for batch in batches)
+        self.tokens += tokens
+        self.state.tokens_seen += tokens
         return batches
 
     def _backward(self, step: int, batch: Batch, micro: Micro, targets: int) -> Tensor:

@@ -27,6 +27,7 @@ class State:
     compile_seconds: float = 0.0
     step_seconds: float | None = None
     tokens_per_second: float | None = None
+    tokens_seen: int = 0
     prepare_seconds: float = 0.0
     prepare_peak_bytes: int = 0
     peak_bytes: int = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from lrexp.engine import folder as folders
 from lrexp.engine.identify import Run, identify
@@ -12,7 +13,14 @@ from lrexp.engine.sampler import total_steps
 from lrexp.report.collect import last_step, locked
 from lrexp.spec.errors import InputError
 from lrexp.spec.run_spec import RunSpec
-from lrexp.train import make_context, read_data, rehearse
+from lrexp.train import make_context, read_data, rehearse, streamed_items
+
+
+class Extent(NamedTuple):
+    """How many items there are to train on, and the tokens of each where all have one length."""
+
+    items: int
+    tokens: int | None
 
 
 @dataclass
@@ -53,11 +61,11 @@ class Job:
 def jobs(specs: list[tuple[RunSpec, str]], output_dir: str | None) -> list[Job]:
     """The runs of a sweep, each spec once. Raises InputError for a spec that could not run, before any is started."""
     found: dict[Path, Job] = {}
-    items: dict[str, int] = {}
+    extents: dict[str, Extent] = {}
     for spec, label in specs:
         try:
             run = identify(spec)
-            steps = total_steps(spec.training, _rehearse(run, items))
+            steps = total_steps(spec.training, *_rehearse(run, extents))
         except InputError as error:
             raise InputError(f"{label}: {error}") from error
         spec_hash = run.facts["spec_hash"]
@@ -69,17 +77,18 @@ def jobs(specs: list[tuple[RunSpec, str]], output_dir: str | None) -> list[Job]:
     return list(found.values())
 
 
-def _rehearse(run: Run, items: dict[str, int]) -> int:
+def _rehearse(run: Run, extents: dict[str, Extent]) -> Extent:
     """Reads the data and prepares the model on shapes, once for all runs that differ in seed and training alone.
 
-    Returns how many items the run trains on.
+    Returns how much the run trains on.
     """
     spec = run.spec
     switches = spec.training.selection, spec.training.gradient_checkpointing, spec.training.torch_compile
     hardware = spec.hardware.device, spec.hardware.precision
-    about = json.dumps([spec.model, spec.dataset, spec.method, spec.init_from, switches, hardware])
-    if about not in items:
+    items = streamed_items(spec)
+    about = json.dumps([spec.model, spec.dataset, spec.method, spec.init_from, switches, hardware, items])
+    if about not in extents:
         task = read_data(run)
         rehearse(run, task, make_context(run, task))
-        items[about] = len(task.splits["train"])
-    return items[about]
+        extents[about] = Extent(len(task.splits["train"]), task.splits["train"].tokens)
+    return extents[about]

@@ -30,6 +30,8 @@ def refuse_code(value: object, where: str = "", key: str = "") -> None:
             raise InputError(
                 f"{where}{key}: {value[:60]} is refused: a config looks nothing up but a ${{section.key}} of its own"
             )
+        if "\n" in value and value.replace("\n", "").isprintable():
+            raise InputError(f"{where}{key}: has a line break; a template spells it \\n (in YAML within single quotes)")
         if not value.isprintable() or any("\ud800" <= character <= "\udfff" for character in value):
             raise InputError(f"{where}{key}: {value[:60]!a} has characters that are no text")
     elif isinstance(value, float) and not math.isfinite(value):

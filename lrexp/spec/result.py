@@ -56,6 +56,9 @@ FIELDS = (
     Field("costs.peak_memory_reserved_bytes", "int", "unknown", "bytes", "peak reserved by the allocator; null on CPU"),
     Field("costs.step_seconds", "float", "unknown", "seconds", "median without warm-up; null where none was timed"),
     Field("costs.tokens_per_second", "float", "unknown", "1/seconds", "without padding; null where no step was timed"),
+    Field(
+        "costs.tokens_seen", "int", "added", "numbers", "tokens trained on, without padding, before a resume included"
+    ),
     Field("costs.prepare_seconds", "float", "unfinished", "seconds", "time of decide and prepare"),
     Field("costs.prepare_peak_bytes", "int", "unfinished", "bytes", "peak memory in decide and prepare"),
     Field("costs.train_seconds", "float", "unfinished", "seconds", "all steps, those before a resume included"),
@@ -81,9 +84,11 @@ def validate(result: object, where: str) -> None:
         raise InputError(f"{where}: a mapping of fields is needed, this is {_shown(result)}")
     _check_format(result.get("format", _MISSING), where)
     for field in FIELDS:
-        if field.null == "added" and result.get(field.name) is None:
+        value = _look_up(result, field.name)
+        if field.null == "added" and value in (None, _MISSING):
             continue
-        value = _get(result, field.name, where)
+        if value is _MISSING:
+            raise InputError(f"{where}: {field.name} is missing")
         if value is None and field.null in ("unknown", "unfinished" if result["status"] != "finished" else None):
             continue
         if not _fits(value, field.type):
@@ -126,12 +131,10 @@ def _check_end(result: Mapping[str, Any], where: str) -> None:
         raise InputError(f"{where}: metrics.{metric} is missing: primary_metric names it")
 
 
-def _get(result: Mapping[str, Any], name: str, where: str) -> Any:
+def _look_up(result: Mapping[str, Any], name: str) -> Any:
     value: Any = result
     for part in name.split("."):
         value = value.get(part, _MISSING) if isinstance(value, Mapping) else _MISSING
-    if value is _MISSING:
-        raise InputError(f"{where}: {name} is missing")
     return value
 
 

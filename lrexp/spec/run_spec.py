@@ -7,8 +7,8 @@ the floor that owns one makes its own dataclass of it.
 What decides the numbers goes into `spec_hash`. Left out are: `experiment` (a label), the section tracking,
 training.save_steps and training.logging_steps; method.tuning and model.learning_rate_factor (training.learning_rate
 holds what follows from them); the partners model.dataset and dataset.model (they fill what is not chosen); and path,
-hub and revision of model and dataset, the model's tokenizer and tokenizer_path, and `init_from`, in whose place stand
-the fingerprints of their content. The output folder is no part of a spec.
+hub and revision of model and dataset (test_path and test_hub too), the model's tokenizer and tokenizer_path, and
+`init_from`, in whose place stand the fingerprints of their content. The output folder is no part of a spec.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from lrexp.spec.errors import InputError
 FORMAT = 1
 HASH_LENGTH = 10
 MOST = 10**12  # of steps or items: more is a slip of the hand
+MOST_TOKENS = 10**15
 LOCATIONS = {
     "model": ("path", "hub", "revision", "tokenizer", "tokenizer_path"),
-    "dataset": ("path", "hub", "revision"),
+    "dataset": ("path", "hub", "revision", "test_path", "test_hub"),
 }
 UNHASHED = {
     "model": (*LOCATIONS["model"], "dataset", "learning_rate_factor"),
@@ -63,6 +64,7 @@ class TrainingSpec:
     gradient_checkpointing: bool = False  # from here on, keys that older frozen specs lack
     torch_compile: bool = False
     per_layer_updates: bool = False
+    max_tokens: int | None = None
 
     def __post_init__(self) -> None:
         for name in (
@@ -76,6 +78,10 @@ class TrainingSpec:
             _at_least(name, getattr(self, name), 1)
         for name in ("max_steps", "warmup_steps"):
             _at_least(name, getattr(self, name), 0)
+        if self.max_tokens is not None and not 1 <= self.max_tokens <= MOST_TOKENS:
+            raise ValueError(f"max_tokens is {self.max_tokens}: it lies in [1, {MOST_TOKENS}]")
+        if self.max_tokens is not None and self.max_steps is not None:
+            raise ValueError("max_tokens is set with max_steps: one of them says how long, set the other to null")
         for name in ("learning_rate", "num_train_epochs", "max_grad_norm"):
             value = getattr(self, name)
             if value is not None and value <= 0:

@@ -18,10 +18,16 @@ Item = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Split:
-    """Encoded items of one split, and the length of each in tokens (for bucketing; 1 where items have no length)."""
+    """Encoded items of one split, and the length of each in tokens (for bucketing; 1 where items have no length).
+
+    `tokens` is the one length that all items have by design (packed text), None where there is none. `block` is set for
+    a stream: items come in blocks of so many, one block after the other, and `lengths` are what they are at most.
+    """
 
     items: Sequence[Item]
     lengths: np.ndarray  # (items,) int64
+    tokens: int | None = None
+    block: int | None = None
 
     def __len__(self) -> int:
         return len(self.items)
@@ -57,6 +63,11 @@ class Task(ABC):
         mask = batch.get("attention_mask")
         return int(mask.sum()) if mask is not None else self.targets(batch)
 
+    def demands(self) -> dict[str, int]:
+        """Lengths in tokens that a model has to take, each with what asks for it."""
+        length = getattr(getattr(self, "data", None), "max_length", None)
+        return {} if length is None else {f"dataset.max_length is {length}": length}
+
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The loss summed over the batch's targets, float32 or better."""
@@ -65,7 +76,8 @@ class Task(ABC):
     def predict(self, model: nn.Module, batch: Batch) -> dict[str, np.ndarray]:
         """Columns with one entry an item; of labelled data "label" and "prediction" are among them.
 
-        They are what `metrics` needs and predictions.parquet keeps (docs/result.md).
+        They are what `metrics` needs and predictions.parquet keeps (docs/result.md). For them a task may let the
+        model write text.
         """
 
     @abstractmethod

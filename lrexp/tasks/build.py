@@ -1,7 +1,8 @@
 """A task from the dataset section of a run: `dataset.task` says which kind of data it is, each kind has its builder.
 
 A builder is a module with `check(section)`, `fingerprint(section)` and `build(section, tokenizer, seed, cache,
-hold_out_selection)`; the first two need no torch.
+hold_out_selection)`; the first two need no torch. That of streamed data, which are read as far as a run trains on them,
+takes `train_items` too.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ BUILDERS: dict[str, tuple[str, OutputKind]] = {
     "regression": ("lrexp.tasks.labelled_build", "classification"),
     "causal_lm": ("lrexp.tasks.language_build", "causal_lm"),
     "image_classification": ("lrexp.tasks.image_build", "image_classification"),
+    "causal_lm from c4": ("lrexp.tasks.streamed_build", "causal_lm"),
+    "instruction": ("lrexp.tasks.instruction_build", "causal_lm"),
 }
+STREAMED = ("causal_lm from c4",)
 
 
 def check(dataset: Mapping[str, Any]) -> Any:
@@ -46,18 +50,31 @@ def fingerprint(dataset: Mapping[str, Any]) -> str:
     return _builder(dataset).fingerprint(dataset)
 
 
+def is_streamed(dataset: Mapping[str, Any]) -> bool:
+    """Whether the data are read only as far as a run trains on them."""
+    return _key(dataset) in STREAMED
+
+
 def build(
-    dataset: Mapping[str, Any], tokenizer: Any, seed: int, cache: Path | None = None, hold_out_selection: bool = False
+    dataset: Mapping[str, Any],
+    tokenizer: Any,
+    seed: int,
+    cache: Path | None = None,
+    hold_out_selection: bool = False,
+    train_items: int | None = None,
 ) -> Task:
     """The task of a dataset section for one tokenizer (None for data that are no text).
 
     `hold_out_selection` asks for a split "selection" out of train where the data has none that may be selected on.
-    `cache` is the folder of encoded data (None: no cache). The same section, tokenizer and seed give the same splits.
+    `cache` is the folder of encoded data (None: no cache). `train_items` says how many items of streamed data the run
+    trains on (None: it does not say), and means nothing for others. The same section, tokenizer and seed give the same
+    splits.
 
     Raises:
         InputError: anything wrong with the data: every row is read before this returns.
     """
-    return _builder(dataset).build(dataset, tokenizer, seed, cache, hold_out_selection)
+    streamed = {"train_items": train_items} if is_streamed(dataset) else {}
+    return _builder(dataset).build(dataset, tokenizer, seed, cache, hold_out_selection, **streamed)
 
 
 def _builder(dataset: Mapping[str, Any]) -> ModuleType:
@@ -65,8 +82,15 @@ def _builder(dataset: Mapping[str, Any]) -> ModuleType:
 
 
 def _entry(dataset: Mapping[str, Any]) -> tuple[str, OutputKind]:
+    kind, known = dataset.get("task", "classification"), [kind for kind in BUILDERS if kind not in STREAMED]
+    if kind not in known:
+        near = nearest(str(kind), known)
+        raise InputError(f"dataset.task: {kind!r} is not one of {', '.join(known)}{': ' * bool(near)}{near}")
+    return BUILDERS[_key(dataset)]
+
+
+def _key(dataset: Mapping[str, Any]) -> str:
+    """The entry among the builders: a kind of task, or a kind from a source that has its own."""
     kind = dataset.get("task", "classification")
-    if kind not in BUILDERS:
-        near = nearest(str(kind), BUILDERS)
-        raise InputError(f"dataset.task: {kind!r} is not one of {', '.join(BUILDERS)}{': ' * bool(near)}{near}")
-    return BUILDERS[kind]
+    own = f"{kind} from {dataset.get('source')}"
+    return own if own in BUILDERS else kind

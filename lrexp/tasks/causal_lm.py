@@ -13,44 +13,26 @@ from lrexp.spec.errors import RunError
 from lrexp.tasks.base import Batch, Item, Split, Task
 from lrexp.tasks.language import METRICS, LanguageData
 from lrexp.tasks.metrics import language_metrics
+from lrexp.tasks.streamed import StreamedData
 
 IGNORED = -100  # the label of what is not predicted
 _MULTIPLE = 8  # widths of batches: fewer shapes, and what tensor cores like
 
 
-class CausalLM(Task):
-    """Batches hold `input_ids`, `labels` (items, width) int64, `bytes` of the targets and `row`, (items,) int64.
+class LanguageModelling(Task):
+    """The loss and the metrics of next-token prediction; what is predicted, a subclass says by the labels of a batch.
 
-    An `attention_mask` is there where a batch has padding, on the right. The loss of a batch is a sum over its targets,
-    its mean weighted by tokens, not by sequences.
+    The loss of a batch is a sum over its targets, its mean weighted by tokens, not by sequences.
     """
 
-    kind: ClassVar[str] = "causal_lm"
-
-    def __init__(self, data: LanguageData, splits: dict[str, Split], tokenizer: Any) -> None:
-        self.data = data
+    def __init__(
+        self, splits: dict[str, Split], tokenizer: Any, primary_metric: str, metric_names: tuple[str, ...]
+    ) -> None:
         self.splits = splits
-        self.primary_metric = data.primary_metric
-        self.metric_names = METRICS
+        self.primary_metric = primary_metric
+        self.metric_names = metric_names
         self.outputs = Outputs("causal_lm")
-        self._pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-
-    def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
-        """Sequences padded to a multiple of 8, at most max_length."""
-        lengths = np.array([len(item["input_ids"]) for item in items])
-        width = min(-(-int(lengths.max()) // _MULTIPLE) * _MULTIPLE, self.data.max_length)
-        is_token = np.arange(width) < lengths[:, None]  # (items, width)
-        ids = np.full(is_token.shape, self._pad, np.int64)
-        ids[is_token] = np.concatenate([item["input_ids"] for item in items])
-        batch = {
-            "input_ids": torch.from_numpy(ids),
-            "labels": torch.from_numpy(np.where(is_token, ids, IGNORED)),
-            "bytes": torch.from_numpy(np.array([item["bytes"][1:].sum() for item in items], np.int64)),
-            "row": torch.from_numpy(np.array([item["row"] for item in items])),
-        }
-        if not is_token.all():
-            batch["attention_mask"] = torch.from_numpy(is_token.astype(np.int64))
-        return batch
+        self.pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
     def targets(self, batch: Batch) -> int:
         """The tokens that are predicted."""
@@ -58,7 +40,8 @@ class CausalLM(Task):
 
     def tokens(self, batch: Batch) -> int:
         """Tokens that are not padding."""
-        return int((batch["labels"] != IGNORED).sum())
+        mask = batch.get("attention_mask")
+        return batch["input_ids"].numel() if mask is None else int(mask.sum())
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross entropy in nats summed over the targets, in float32 or, from a float64 model, float64."""
@@ -85,3 +68,46 @@ class CausalLM(Task):
         flat, labels = logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:]
         losses = F.cross_entropy(flat, labels.flatten(), ignore_index=IGNORED, reduction="none")
         return losses.view(labels.shape)
+
+
+class CausalLM(LanguageModelling):
+    """Batches hold `input_ids`, `labels` (items, width) int64, `bytes` of the targets and `row`, (items,) int64.
+
+    An `attention_mask` is there where a batch has padding, on the right.
+    """
+
+    kind: ClassVar[str] = "causal_lm"
+
+    def __init__(self, data: LanguageData | StreamedData, splits: dict[str, Split], tokenizer: Any) -> None:
+        super().__init__(splits, tokenizer, data.primary_metric, METRICS)
+        self.data = data
+
+    def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
+        """Sequences padded to a multiple of 8, at most max_length."""
+        ids, is_token = padded([item["input_ids"] for item in items], self.pad, self.data.max_length)
+        batch = {
+            "input_ids": ids,
+            "labels": ids.masked_fill(~is_token, IGNORED),
+            "bytes": torch.from_numpy(np.array([item["bytes"][1:].sum() for item in items], np.int64)),
+            "row": torch.from_numpy(np.array([item["row"] for item in items])),
+        }
+        if not is_token.all():
+            batch["attention_mask"] = is_token.long()
+        return batch
+
+
+def padded(
+    sequences: Sequence[np.ndarray], pad: int, most: int | None = None, width: int | None = None, left: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Sequences side by side, int64, and where their tokens are, both (items, width).
+
+    The width is that of the longest, made a multiple of 8 but at most `most`, where none is given.
+    """
+    lengths = np.array([len(sequence) for sequence in sequences])
+    wide = -(-int(lengths.max()) // _MULTIPLE) * _MULTIPLE
+    width = width or min(wide, most or wide)
+    column, ends = np.arange(width), lengths[:, None]  # (width,), (items, 1)
+    is_token = column >= width - ends if left else column < ends  # (items, width)
+    found = np.full(is_token.shape, pad, np.int64)
+    found[is_token] = np.concatenate(sequences)
+    return torch.from_numpy(found), torch.from_numpy(is_token)

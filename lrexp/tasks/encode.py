@@ -62,6 +62,11 @@ class Encoded(Sequence[Mapping[str, Any]]):
         """Tokens of each item, (items,) int64."""
         return np.diff(self.offsets)[self.index]
 
+    @property
+    def largest_token(self) -> int:
+        """The largest token that any of the encoded rows has."""
+        return int(np.max(self.tokens["input_ids"], initial=-1))
+
 
 @dataclass(frozen=True)
 class Encodings:
@@ -107,6 +112,12 @@ def tokenizer_hash(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps([rules, special, sides], sort_keys=True).encode()).hexdigest()
 
 
+def place(cache: Path, tokenizer: Any, about: Sequence[Any]) -> Path:
+    """The file in the cache for encodings that the tokenizer and `about` decide."""
+    text = json.dumps([FORMAT, tokenizer_hash(tokenizer), *about], sort_keys=True)
+    return cache / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.encoded"
+
+
 def kept_or_made(cache: Path | None, tokenizer: Any, about: Sequence[Any], make: Callable[[], Encodings]) -> Encodings:
     """The encodings in the cache under a hash of all that decides them; else those that `make` gives, which are kept.
 
@@ -114,13 +125,22 @@ def kept_or_made(cache: Path | None, tokenizer: Any, about: Sequence[Any], make:
     """
     if cache is None:
         return make()
-    text = json.dumps([FORMAT, tokenizer_hash(tokenizer), *about], sort_keys=True)
-    place = cache / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.encoded"
-    found = load(place)
+    file = place(cache, tokenizer, about)
+    found = load(file)
     if found is None:
         found = make()
-        save(found, place)
+        save(found, file)
     return found
+
+
+def joined(parts: Sequence[Encoded]) -> Encoded:
+    """The items of all parts one after the other, as one."""
+    tokens = {name: np.concatenate([part.tokens[name] for part in parts]) for name in parts[0].tokens}
+    lengths = np.concatenate([np.diff(part.offsets) for part in parts])
+    starts = np.cumsum([0, *(len(part.rows) for part in parts)])
+    index = np.concatenate([part.index + start for part, start in zip(parts, starts, strict=False)])
+    labels, rows = (np.concatenate([getattr(part, name) for part in parts]) for name in ("labels", "rows"))
+    return Encoded(tokens, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), labels, rows, index)
 
 
 def save(encodings: Encodings, path: Path) -> None:

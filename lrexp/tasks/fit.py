@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from lrexp.spec.errors import InputError
 from lrexp.tasks.base import Split, Task
-from lrexp.tasks.encode import Encoded
 
 
 def refuse_unfit(task: Task, config: Any, name: str) -> None:
@@ -26,12 +23,12 @@ def refuse_unfit(task: Task, config: Any, name: str) -> None:
             f"model={name}: its vocab_size is {vocabulary}, but the tokenizer gave token {largest}: "
             f"the two do not belong together, or vocab_size has to be at least {largest + 1}"
         )
-    length, positions = getattr(getattr(task, "data", None), "max_length", 0), _positions(config)
-    if positions is not None and length > positions:
-        raise InputError(
-            f"dataset.max_length is {length}, but model={name} takes at most {positions} tokens "
-            "(max_position_embeddings of its config)"
-        )
+    positions = _positions(config)
+    for said, length in task.demands().items():
+        if positions is not None and length > positions:
+            raise InputError(
+                f"{said}, but model={name} takes at most {positions} tokens (max_position_embeddings of its config)"
+            )
 
 
 def _refuse_other_images(shape: tuple[int, int, int], config: Any, name: str) -> None:
@@ -65,6 +62,4 @@ def _positions(config: Any) -> int | None:
 
 
 def _largest_token(split: Split) -> int:
-    if not isinstance(split.items, Encoded):
-        return -1
-    return int(np.max(split.items.tokens["input_ids"], initial=-1))
+    return getattr(split.items, "largest_token", -1)  # of items that hold tokens

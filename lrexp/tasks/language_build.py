@@ -12,6 +12,7 @@ from lrexp.spec.convert import from_mapping
 from lrexp.spec.errors import InputError
 from lrexp.tasks.language import LanguageData
 from lrexp.tasks.sources import stdlib_text, text
+from lrexp.tasks.streamed import StreamedData
 
 if TYPE_CHECKING:
     from lrexp.tasks.base import Task
@@ -42,7 +43,7 @@ def build(
     from lrexp.tasks.causal_lm import CausalLM
 
     data = check(dataset)
-    _check_tokenizer(tokenizer, data)
+    check_tokenizer(tokenizer, data)
     content = fingerprint(dataset)
     encodings = _encodings(data, tokenizer, content, cache)
     roles = splits.roles(list(encodings.splits), hold_out_selection)
@@ -57,12 +58,14 @@ def build(
             else splits.hold_out(len(pooled), size, roles.held_out, seed)
         )
         parts |= {name: pooled.take(positions) for name, positions in held.items()}
-    task = CausalLM(data, {name: Split(part, part.lengths) for name, part in parts.items()}, tokenizer)
+    length = data.max_length if data.packing else None
+    task = CausalLM(data, {name: Split(part, part.lengths, length) for name, part in parts.items()}, tokenizer)
     task.reported, task.selection, task.fingerprint = roles.reported, roles.selection, content
     return task
 
 
-def _check_tokenizer(tokenizer: Any, data: LanguageData) -> None:
+def check_tokenizer(tokenizer: Any, data: LanguageData | StreamedData) -> None:
+    """Raises InputError for a model that reads no text, has no end of text, or takes shorter sequences."""
     if tokenizer is None:
         raise InputError(f"dataset={data.name} is text, and the model reads none (it has no tokenizer)")
     if tokenizer.eos_token_id is None:

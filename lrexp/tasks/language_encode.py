@@ -11,17 +11,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from lrexp.spec.errors import InputError
 from lrexp.tasks.encode import Encoded
-from lrexp.tasks.language import LanguageData
 
 PIECE = 100_000  # characters of a document that are tokenized as one text
 _BATCH = 500_000  # characters given to the tokenizer at once, or a piece more
 _FEWEST = 2  # tokens of a sequence: the first is predicted from nothing, so a single one is no target
+
+
+class Sequencing(Protocol):
+    """What a dataset section says of sequences."""
+
+    @property
+    def packing(self) -> bool: ...  # noqa: D102
+    @property
+    def max_length(self) -> int: ...  # noqa: D102
 
 
 class Piece(NamedTuple):
@@ -32,14 +40,14 @@ class Piece(NamedTuple):
     ends: bool
 
 
-def encode(documents: Sequence[str], tokenizer: Any, data: LanguageData, where: str) -> Encoded:
+def encode(documents: Sequence[str], tokenizer: Any, data: Sequencing, where: str) -> Encoded:
     """Sequences of at most `data.max_length` tokens with "input_ids" and "bytes" (of each token), both int32.
 
     Packed, documents follow one another in blocks of just that length and the rest is dropped; else each document is a
     sequence of its own, cut at that length, and one with fewer than two tokens (an empty text) is dropped. `row` is the
     block or the document, counted as read. Raises InputError where nothing comes of them.
     """
-    ids, sizes, lengths = _tokens(documents, tokenizer)
+    ids, sizes, lengths = tokenized(documents, tokenizer)
     if not data.packing:
         return _single(ids, sizes, lengths, data.max_length, where)
     count = len(ids) // data.max_length
@@ -90,7 +98,7 @@ def _single(ids: np.ndarray, sizes: np.ndarray, lengths: np.ndarray, most: int, 
     return Encoded(tokens, offsets, np.zeros(len(rows), np.int64), rows, np.arange(len(rows)))
 
 
-def _tokens(documents: Sequence[str], tokenizer: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def tokenized(documents: Sequence[str], tokenizer: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """All tokens one after the other, the bytes of each, both int32, and how many belong to each document, int64."""
     ids: list[np.ndarray] = []
     sizes: list[np.ndarray] = []

@@ -2,8 +2,9 @@
 
 Both are imported by the metrics that need them: they take a second, which a run measured by its accuracy saves.
 
-accuracy: the analytic error sqrt(p (1 - p) / n). All others: the standard deviation over 300 bootstrap samples of the
-items, drawn from a fixed seed; for f1 and matthews as multinomial draws of the confusion matrix, which is the same.
+accuracy, exact_match: the analytic error sqrt(p (1 - p) / n). All others: the standard deviation over 300 bootstrap
+samples of the items, drawn from a fixed seed; for f1 and matthews as multinomial draws of the confusion matrix, which
+is the same.
 f1 is that of class 1 where there are two classes, the mean over classes (macro) where there are more; a class without
 items and predictions counts 0. matthews of a constant prediction is 0, as in scikit-learn. pearson and spearman of a
 constant are undefined and given as 0. `constant_prediction` is 1 beside metrics of predictions that are all the same.
@@ -27,8 +28,7 @@ def classification_metrics(names: Sequence[str], labels: np.ndarray, predictions
     found: Values = {}
     for name in names:
         if name == "accuracy":
-            found[name] = float(np.mean(labels == predictions))
-            found[f"{name}_standard_error"] = float(np.sqrt(found[name] * (1 - found[name]) / len(labels)))
+            found |= proportion(name, labels == predictions)
             continue
         found[name] = _f1(labels, predictions, classes) if name == "f1" else _matthews(labels, predictions)
         statistic = f1_of_confusion if name == "f1" else matthews_of_confusion
@@ -36,6 +36,12 @@ def classification_metrics(names: Sequence[str], labels: np.ndarray, predictions
     if len(np.unique(predictions)) == 1:
         found["constant_prediction"] = 1.0
     return found
+
+
+def proportion(name: str, is_right: np.ndarray) -> Values:
+    """The share of items that are right, (items,) bool, and its analytic standard error."""
+    share = float(np.mean(is_right))
+    return {name: share, f"{name}_standard_error": float(np.sqrt(share * (1 - share) / len(is_right)))}
 
 
 def regression_metrics(names: Sequence[str], labels: np.ndarray, predictions: np.ndarray) -> Values:

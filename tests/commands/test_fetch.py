@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
@@ -16,12 +17,15 @@ import pytest
 
 from lrexp.cli import main
 from lrexp.models import hub
+from lrexp.tasks.sources.shards import HUB_SHARDS
+from lrexp.tasks.splits import shuffled
 from tests.commands.hub_cache import put_model, use
 from tests.commands.stand_in_hub import standing_in
 from tests.tasks.conftest import pairs, write
 from tests.tasks.test_glue import fill_cache
 
 BERT = "google-bert/bert-base-uncased"
+JSON = ["--format", "json"]
 MRPC = ["dataset=mrpc", "dataset.max_length=16"]
 
 
@@ -227,3 +231,35 @@ def test_downloads_from_a_hub_are_enough_for_an_offline_run(tiny_model: Path, tm
         assert second.returncode == 0, second.stderr
         assert [row["state"] for row in json.loads(second.stdout)] == ["cached", "cached", "cached"]
         assert asked == [] and second.stderr == ""
+
+
+def test_a_stream_is_downloaded_as_far_as_the_run_trains_on_it(tmp_path: Path) -> None:
+    root, place = tmp_path / "hub", tmp_path / "home"
+    place.mkdir()
+    first = int(shuffled(HUB_SHARDS["train"], "42:shards")[0])
+    names = [f"c4-train.{first:05d}-of-01024.json.gz", "c4-validation.00000-of-00008.json.gz"]
+    (root / "datasets" / "allenai" / "c4" / "en").mkdir(parents=True)
+    for name in names:
+        content = "".join(json.dumps({"text": f"page {i} of {name}"}) + "\n" for i in range(20)).encode()
+        (root / "datasets" / "allenai" / "c4" / "en" / name).write_bytes(gzip.compress(content))
+    words = [
+        "model=llama_tiny",
+        "dataset=c4",
+        "dataset.max_length=16",
+        "dataset.max_eval_tokens=50",
+        "dataset.buffer_size=8",
+        "training.per_device_train_batch_size=4",
+    ]
+    with standing_in(root) as (address, asked):
+        one = run(place, *words, "training.max_steps=3", *JSON, HF_ENDPOINT=address)
+        assert one.returncode == 0, one.stderr
+        assert [row["state"] for row in json.loads(one.stdout)] == [
+            "in the package", "fetched with its tokens", "encoded",
+        ]  # fmt: skip
+        assert {Path(path).name for path in asked if path.endswith(".gz")} == set(names)
+        asked.clear()
+        two = run(place, *words, "training.max_steps=3", *JSON, HF_ENDPOINT=address, HF_HUB_OFFLINE="1")
+        assert [row["state"] for row in json.loads(two.stdout)][2] == "cached" and asked == []
+    more = run(place, *words, "training.max_steps=9", *JSON, HF_HUB_OFFLINE="1")  # a second file would be needed
+    assert more.returncode == 2 and len(more.stderr.splitlines()) == 1
+    assert "HF_HUB_OFFLINE is set" in more.stderr and "run `lrexp fetch` with the words of the run" in more.stderr

@@ -11,6 +11,9 @@ from torch import nn
 from lrexp.engine.gradients import clip
 from lrexp.engine.precision import place
 from lrexp.engine.sampler import total_steps
+from lrexp.methods.catalog import families
+from lrexp.spec.compose import compose
+from lrexp.spec.errors import InputError
 from tests.conftest import session
 
 
@@ -74,3 +77,24 @@ def test_calibration_batches_are_drawn_by_the_seed_and_cover_a_small_train(tiny:
     rows = [[int(r) for batch in draw("x", 7, 8) for r in batch["row"]] for draw in (one, two)]
     assert rows[0] == rows[1] and len(rows[0]) == 56 and set(rows[0]) == set(range(48))
     assert rows[0] != [int(r) for batch in one("y", 7, 8) for r in batch["row"]]
+
+
+@pytest.mark.parametrize(
+    ("budget", "items", "size", "accumulation", "steps"),
+    [(640, 100, 4, 1, 10), (703, 100, 4, 1, 10), (704, 100, 4, 1, 11), (640, 100, 4, 5, 2), (16 * 25, 10, 4, 1, 7)],
+)
+def test_steps_of_a_budget_of_tokens(budget: int, items: int, size: int, accumulation: int, steps: int) -> None:
+    words = [
+        "training.max_steps=null", f"training.max_tokens={budget}", f"training.per_device_train_batch_size={size}",
+        f"training.gradient_accumulation_steps={accumulation}",
+    ]  # fmt: skip
+    training = compose(words, families())[0].training
+    assert total_steps(training, items, 16) == steps
+    with pytest.raises(InputError, match="here their lengths differ"):
+        total_steps(training, items)
+
+
+def test_a_budget_below_one_step_is_refused() -> None:
+    training = compose(["training.max_tokens=511"], families())[0].training  # 32 sequences a step
+    with pytest.raises(InputError, match="max_tokens is 511: one step takes 512 tokens"):
+        total_steps(training, 100, 16)

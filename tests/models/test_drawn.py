@@ -23,6 +23,7 @@ PARAMETERS = {  # of GaLore's and SLTrain's tables, in millions
     "llama_130m": 134.11,
     "llama_350m": 367.97,
     "llama_1b": 1339.08,
+    "llama_7b": 6738.42,
 }
 LM = Outputs("causal_lm")
 PLACE = load.Place(None, load.TOKENIZERS["embedded"])

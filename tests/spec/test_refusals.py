@@ -47,6 +47,7 @@ RANGES = {
     "training.num_train_epochs=-1": "it is above 0",
     "training.max_steps=-1": "it is at least 0",
     "training.max_steps=99999999999999999999": "it is at most",
+    "training.max_tokens=0": "it lies in [1,",
     "training.per_device_train_batch_size=0": "it is at least 1",
     "training.gradient_accumulation_steps=0": "it is at least 1",
     "training.save_steps=0": "it is at least 1",

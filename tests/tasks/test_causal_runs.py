@@ -68,6 +68,7 @@ def test_stopped_and_resumed_equals_undisturbed(
         run(line, tmp_path / "stopped")
     result, resumed = run(line, tmp_path / "stopped")
     assert result["costs"]["resumed_from"] == [3] and result["metrics"] == whole["metrics"]
+    assert result["costs"]["tokens_seen"] == whole["costs"]["tokens_seen"]
     assert (resumed / "model.safetensors").read_bytes() == (undisturbed / "model.safetensors").read_bytes()
 
 
@@ -202,3 +203,14 @@ def test_an_evaluation_on_longer_sequences_than_the_model_takes_is_refused(
     _, folder = run([*words, "method=full", "model.config.max_position_embeddings=32"], tmp_path / "run")
     assert main(["eval", str(folder), "dataset.max_length=40"]) == 2
     assert "dataset.max_length is 40, but model=llama_tiny takes at most 32 tokens" in capsys.readouterr().err
+
+
+def test_a_budget_of_tokens_is_seen_and_no_more(words: list[str], tmp_path: Path) -> None:
+    line = [word for word in words if "max_steps" not in word] + ["method=full", "training.max_tokens=330"]
+    result, _ = run(line, tmp_path / "run")
+    assert 330 - 4 * 16 < result["costs"]["tokens_seen"] <= 330  # one step more would be too many
+    with pytest.raises(InputError, match="max_tokens is set with max_steps"):
+        run([*line, "training.max_steps=3"], tmp_path / "both")
+    with pytest.raises(InputError, match=r"set dataset\.packing=true"):
+        run([*line, "dataset.packing=false"], tmp_path / "unpacked")
+    assert not (tmp_path / "unpacked").exists()

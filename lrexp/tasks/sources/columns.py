@@ -1,4 +1,4 @@
-"""Columns of Parquet, JSON lines and CSV files by name. Every row is read: what is wrong is known at once."""
+"""Columns of Parquet, JSON and CSV files by name. Every row is read: what is wrong is known at once."""
 
 import csv
 import io
@@ -29,9 +29,8 @@ def read_texts(path: Path, wanted: Wanted) -> dict[str, list[str]]:
     if path.suffix.lower() == ".parquet":
         table = parquet(content, where, wanted)
         return {name: text_column(table, name, where).to_pylist() for name in wanted}
-    columns = (
-        json_lines(content, where, wanted) if path.suffix.lower() == ".jsonl" else csv_rows(content, where, wanted)
-    )
+    read = {".jsonl": json_lines, ".json": json_list}.get(path.suffix.lower(), csv_rows)
+    columns = read(content, where, wanted)
     if not next(iter(columns.values())):
         raise InputError(f"{where} has no rows")
     return {name: texts(values, name, where).to_pylist() for name, values in columns.items()}
@@ -108,6 +107,25 @@ def json_lines(content: bytes, where: str, wanted: Wanted) -> dict[str, list[Any
             raise InputError(f"{where}: line {number} is not a JSON object of column names and values")
         if not columns.keys() <= row.keys():
             check_columns(list(row), f"{where}: line {number}", wanted)
+        for name, values in columns.items():
+            values.append(row[name])
+    return columns
+
+
+def json_list(content: bytes, where: str, wanted: Wanted) -> dict[str, list[Any]]:
+    """The wanted columns of a file that is one JSON list of objects, or JSON lines. Raises InputError, with the row."""
+    if not content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
+        return json_lines(content, where, wanted)
+    try:
+        rows = json.loads(decoded(content, where))
+    except (ValueError, RecursionError):
+        raise InputError(f"{where} is not a whole JSON list; cut short?") from None
+    columns: dict[str, list[Any]] = {name: [] for name in wanted}
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise InputError(f"{where}: row {number} is not a JSON object of column names and values")
+        if not columns.keys() <= row.keys():
+            check_columns(list(row), f"{where}: row {number}", wanted)
         for name, values in columns.items():
             values.append(row[name])
     return columns

@@ -16,44 +16,43 @@ Names = Mapping[str, tuple[str, ...]]
 
 
 def split_files(
-    path: str, names: Names = SPLIT_NAMES, suffixes: tuple[str, ...] = SUFFIXES
+    path: str, names: Names = SPLIT_NAMES, suffixes: tuple[str, ...] = SUFFIXES, key: str = "dataset.path"
 ) -> dict[str, tuple[Path, ...]]:
     """The files of each split: of a folder those named as in `names` (or shards of such), a single file is train.
 
     Raises:
-        InputError: nothing there, nothing of a known kind, no train split, two files for one split, a missing shard.
+        InputError, beginning with `key`: nothing there, nothing of a known kind, no train split, two files for one
+            split, a missing shard.
     """
     place = Path(path).expanduser()
     shown = path if path.isprintable() and len(path) <= _SHOWN else f"{path[:_SHOWN]!r}"
     try:
         if place.is_dir():
-            return _of_folder(place, names, suffixes)
+            return _of_folder(place, names, suffixes, key)
         if not place.exists():
-            raise InputError(f"dataset.path: {shown} does not exist")
+            raise InputError(f"{key}: {shown} does not exist")
     except OSError as error:
-        raise InputError(f"dataset.path: {shown} cannot be read ({reason(error)})") from None
+        raise InputError(f"{key}: {shown} cannot be read ({reason(error)})") from None
     if place.suffix.lower() not in suffixes or not place.is_file():
-        raise InputError(f"dataset.path: {shown} is no folder and no {', '.join(suffixes)} file")
+        raise InputError(f"{key}: {shown} is no folder and no {', '.join(suffixes)} file")
     return {"train": (place,)}
 
 
-def _of_folder(folder: Path, names: Names, suffixes: tuple[str, ...]) -> dict[str, tuple[Path, ...]]:
+def _of_folder(folder: Path, names: Names, suffixes: tuple[str, ...], key: str) -> dict[str, tuple[Path, ...]]:
     files = sorted(file for file in folder.iterdir() if file.suffix.lower() in suffixes and not file.is_dir())
-    found = {split: _of_split(files, split, accepted) for split, accepted in names.items()}
+    found = {split: _of_split(files, split, accepted, key) for split, accepted in names.items()}
     found = {split: chosen for split, chosen in found.items() if chosen}
     accepted = ", ".join(name for group in names.values() for name in group)
     if not found:
-        raise InputError(
-            f"dataset.path: {folder} holds no split: files named {accepted} with {', '.join(suffixes)} are read"
-        )
+        raise InputError(f"{key}: {folder} holds no split: files named {accepted} with {', '.join(suffixes)} are read")
     if "train" not in found:
         there = ", ".join(file.name for chosen in found.values() for file in chosen)
         wanted = " or ".join(f"train{suffix}" for suffix in suffixes)
-        raise InputError(f"dataset.path: {folder} has no train split ({wanted}), only {there}")
+        raise InputError(f"{key}: {folder} has no train split ({wanted}), only {there}")
     return found
 
 
-def _of_split(files: list[Path], split: str, accepted: tuple[str, ...]) -> tuple[Path, ...]:
+def _of_split(files: list[Path], split: str, accepted: tuple[str, ...], key: str) -> tuple[Path, ...]:
     groups: dict[str, list[tuple[Path, int]]] = {}
     for file in files:
         shard = _SHARD.fullmatch(file.stem)
@@ -62,10 +61,10 @@ def _of_split(files: list[Path], split: str, accepted: tuple[str, ...]) -> tuple
             groups.setdefault(f"{stem}{file.suffix}", []).append((file, int(shard[3]) if shard else 1))
     if len(groups) > 1 or any(count == 1 for group in groups.values() if len(group) > 1 for _, count in group):
         there = ", ".join(file.name for group in groups.values() for file, _ in group)
-        raise InputError(f"dataset.path: {files[0].parent} has more than one {split} split: {there}")
+        raise InputError(f"{key}: {files[0].parent} has more than one {split} split: {there}")
     for group in groups.values():
         if {count for _, count in group} != {len(group)}:
-            raise InputError(f"dataset.path: {group[0][0].parent} has {len(group)} of {group[0][1]} parts of {split}")
+            raise InputError(f"{key}: {group[0][0].parent} has {len(group)} of {group[0][1]} parts of {split}")
         return tuple(file for file, _ in group)
     return ()
 

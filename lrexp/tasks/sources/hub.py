@@ -1,8 +1,10 @@
 """Data sets of the Hugging Face hub as arrow tables: from the cache without a network, else without long waits."""
 
+import hashlib
+import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 
@@ -10,6 +12,8 @@ import pyarrow as pa
 
 from lrexp.models.hub import PROBE_SECONDS, ask, why
 from lrexp.spec.errors import InputError
+
+_CHUNK = 8192  # rows hashed at once
 
 
 @cache
@@ -31,6 +35,17 @@ def hub_tables(hub: str, config: str | None, name: str) -> dict[str, pa.Table]:
             return _load(hub, config, offline=False)
         except Exception as error:  # transport, hub and library errors have no common type; all mean: not to be had
             raise _not_there(hub, config, name, why(error)) from None
+
+
+def content_hash(tables: Mapping[str, pa.Table]) -> str:
+    """sha256 over splits, columns and values."""
+    digest = hashlib.sha256()
+    for split, table in sorted(tables.items()):
+        for name in table.column_names:
+            digest.update(f"{split}\0{name}\0{table.num_rows}\n".encode())
+            for start in range(0, table.num_rows, _CHUNK):  # values, not buffers: the same under every version of Arrow
+                digest.update(json.dumps(table.column(name).slice(start, _CHUNK).to_pylist()).encode())
+    return digest.hexdigest()
 
 
 def _is_offline() -> bool:

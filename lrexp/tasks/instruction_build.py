@@ -1,0 +1,216 @@
+"""Instructions and questions from the dataset section of a run: read, put into templates, encoded and split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lrexp.spec.convert import from_mapping
+from lrexp.spec.errors import InputError
+from lrexp.tasks import answers
+from lrexp.tasks.instruction import InstructionData
+from lrexp.tasks.sources import instructions
+from lrexp.tasks.template import unescaped
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from lrexp.tasks.base import Task
+    from lrexp.tasks.encode import Encoded, Encodings
+    from lrexp.tasks.instruction_encode import Texts
+    from lrexp.tasks.splits import Roles
+
+_FORMAT = 1  # raised whenever the same rows are encoded in another way
+_ENCODED = (  # keys that decide what is encoded
+    "prompt", "prompt_if_empty", "completion", "test_prompt", "test_completion", "completion_only_loss", "max_length",
+    "truncation", "overlap",
+)  # fmt: skip
+
+
+def check(dataset: Mapping[str, Any]) -> InstructionData:
+    """The section's types and ranges; reads nothing. Raises InputError."""
+    return from_mapping(InstructionData, dataset, "dataset")
+
+
+def fingerprint(dataset: Mapping[str, Any]) -> str:
+    """Hash of the data's content, wherever it lies. Raises InputError where they cannot be found or read."""
+    return instructions.fingerprint(check(dataset))
+
+
+def build(
+    dataset: Mapping[str, Any], tokenizer: Any, seed: int, cache: Path | None = None, hold_out_selection: bool = False
+) -> Task:
+    """The task of a dataset section for one tokenizer; see `lrexp.tasks.build.build`.
+
+    The model writes for the reported split and, if it is selected on, the selection split.
+    """
+    import numpy as np
+
+    from lrexp.tasks import splits
+    from lrexp.tasks.base import Split
+    from lrexp.tasks.instruction_encode import Asked
+    from lrexp.tasks.instruction_task import Instruction
+
+    data = check(dataset)
+    _check_tokenizer(tokenizer, data)
+    content = fingerprint(dataset)
+    there = instructions.names(data)
+    roles = splits.roles(there, hold_out_selection)
+    asked = [roles.reported] if data.generates else []
+    if data.generates and hold_out_selection and roles.selection:
+        asked.append(roles.selection)
+    origin = {name: name if name in there else "train" for name in asked}  # where the rows of each come from
+    columns = instructions.read(data, origin.values())
+    rows = len(next(iter(columns["train"].values())))
+    if data.few_shot >= rows:
+        raise InputError(f"dataset.few_shot is {data.few_shot}, but train has {rows} rows")
+    encodings = _encodings(columns, data, tokenizer, content, cache)
+    parts = _held_out(encodings, data, roles, seed)
+    items: dict[str, Any] = dict(parts)
+    gold: list[str] = []
+    for name in asked:
+        prompts, right = _questions(parts[name], origin[name], columns, data, tokenizer)
+        items[name] = Asked(parts[name], prompts, np.arange(len(right)) + len(gold))
+        gold += right
+    found = {name: Split(items[name], part.lengths) for name, part in parts.items()}
+    task = Instruction(data, found, tokenizer, tuple(gold))
+    task.reported, task.selection, task.fingerprint = roles.reported, roles.selection, content
+    return task
+
+
+def _check_tokenizer(tokenizer: Any, data: InstructionData) -> None:
+    if tokenizer is None:
+        raise InputError(f"dataset={data.name} is text, and the model reads none (it has no tokenizer)")
+    if tokenizer.eos_token_id is None:
+        raise InputError("the model's tokenizer has no end-of-text token (eos_token), which ends a completion")
+    if data.max_length > tokenizer.model_max_length:
+        raise InputError(
+            f"dataset.max_length is {data.max_length}, but the model takes at most {tokenizer.model_max_length} tokens"
+        )
+
+
+def _encodings(
+    columns: Mapping[str, instructions.Columns], data: InstructionData, tokenizer: Any, content: str, cache: Path | None
+) -> Encodings:
+    """Neither limits, seeds nor what is generated decide the encoded sequences: all runs share them."""
+    from lrexp.tasks import encode, instruction_encode
+
+    def make() -> Encodings:
+        kept = _without_overlap(columns, data)
+        parts = {}
+        for name, rows in kept.items():
+            texts = _texts(columns[name], rows, name, data)
+            parts[name] = instruction_encode.encode(texts, tokenizer, data, name == "train", name)
+        return encode.Encodings(parts, {name: len(part) for name, part in parts.items()}, None)
+
+    keys = {key: value for key, value in asdict(data).items() if key in _ENCODED}
+    return encode.kept_or_made(cache, tokenizer, ["instruction", _FORMAT, content, keys], make)
+
+
+def _without_overlap(columns: Mapping[str, instructions.Columns], data: InstructionData) -> dict[str, np.ndarray]:
+    """The rows of each split that are used: what train and the others share is kept, or dropped from one of them."""
+    import numpy as np
+
+    keys = {name: _contents(split, data, name) for name, split in columns.items()}
+    trained = set(keys["train"])
+    others = {key for name, found in keys.items() if name != "train" for key in found}
+    kept = {}
+    for name, found in keys.items():
+        shared = {
+            "drop_from_test": trained if name != "train" else (),
+            "drop_from_train": others if name == "train" else (),
+        }
+        dropped = shared.get(data.overlap, ())
+        kept[name] = np.flatnonzero([key not in dropped for key in found]).astype(np.int64)
+        if len(kept[name]) == 0:
+            raise InputError(
+                f"{name}: all {len(found)} rows stand in another split too (dataset.overlap={data.overlap})"
+            )
+    return kept
+
+
+def _contents(columns: instructions.Columns, data: InstructionData, split: str) -> list[str]:
+    """What each row asks, without its template: letters alike, blanks alike."""
+    values = zip(*(columns[name] for name in data.prompt_of(split).columns), strict=True)
+    return [" ".join(" ".join(row).casefold().split()) for row in values]
+
+
+def _texts(columns: instructions.Columns, rows: np.ndarray, split: str, data: InstructionData) -> Texts:
+    """Prompts and completions of these rows."""
+    from lrexp.tasks.instruction_encode import Texts
+
+    prompt, if_empty = data.prompt_of(split), data.prompt_if_empty_of(split)
+    completion = data.completion_of(split)
+    found = Texts([], [], rows)
+    for i in rows:
+        row = {name: values[i] for name, values in columns.items()}
+        is_empty = if_empty is not None and not all(row[name].strip() for name in prompt.columns)
+        chosen = if_empty if if_empty is not None and is_empty else prompt
+        found.prompts.append(chosen.fill(row))
+        found.completions.append(completion.fill(row))
+    return found
+
+
+def _held_out(encodings: Encodings, data: InstructionData, roles: Roles, seed: int) -> dict[str, Encoded]:
+    """The items of each split. The rows of train that are shown as examples are never held out of it."""
+    import numpy as np
+
+    from lrexp.tasks import splits
+
+    held_out = len(roles.held_out)
+    parts = {name: part.take(splits.pool(name, len(part), data, held_out)) for name, part in encodings.splits.items()}
+    if not roles.held_out:
+        return parts
+    pooled = parts.pop("train")
+    size = splits.held_out_size(len(encodings.splits["train"]), data)
+    is_example = pooled.rows[pooled.index] < data.few_shot
+    free = np.flatnonzero(~is_example)
+    held = splits.hold_out(len(free), size, roles.held_out, seed)
+    chosen = {name: free[positions] for name, positions in held.items()}
+    chosen["train"] = np.sort(np.concatenate([np.flatnonzero(is_example), chosen["train"]]))
+    return parts | {name: pooled.take(positions) for name, positions in chosen.items()}
+
+
+def _questions(
+    part: Encoded, split: str, columns: Mapping[str, instructions.Columns], data: InstructionData, tokenizer: Any
+) -> tuple[list[np.ndarray], list[str]]:
+    """The prompts of the items, examples before them, as tokens; and the right answers. `split` is where they stand."""
+    from lrexp.tasks.instruction_encode import prompt_tokens
+
+    rows = part.rows[part.index]
+    texts = _texts(columns[split], rows, split, data)
+    shown = _examples(columns["train"], data)
+    prompts = prompt_tokens([shown + prompt for prompt in texts.prompts], tokenizer)
+    return prompts, _gold(columns[split], rows, texts, split, data)
+
+
+def _examples(train: instructions.Columns, data: InstructionData) -> str:
+    """The first rows of train, each as prompt and completion, for all prompts the same."""
+    import numpy as np
+
+    shown = _texts(train, np.arange(data.few_shot), "train", data)
+    pairs = zip(shown.prompts, shown.completions, strict=True)
+    return "".join(prompt + completion + unescaped(data.few_shot_separator) for prompt, completion in pairs)
+
+
+def _gold(
+    columns: instructions.Columns, rows: np.ndarray, texts: Texts, split: str, data: InstructionData
+) -> list[str]:
+    """The right answer of each row. Raises InputError for a row in which there is none."""
+    from lrexp.tasks.template import Template
+
+    pattern = answers.compiled(data.answer_pattern or "")
+    template = Template(data.answer) if data.answer else None
+    found = []
+    for row, completion in zip(rows, texts.completions, strict=True):
+        text = template.fill({name: values[row] for name, values in columns.items()}) if template else completion
+        answer = answers.extract(pattern, text, data.answer_match)
+        if answer is None or (data.answer_tolerance is not None and answers.as_number(answer) is None):
+            said = (
+                f"'{answer}' is no number" if answer else f"dataset.answer_pattern finds no answer in '{text[:60]!r}'"
+            )
+            raise InputError(f"{split}: row {row + 1}: {said}")
+        found.append(answer)
+    return found
