@@ -6,12 +6,12 @@ import errno
 import os
 import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from lrexp.engine import checkpoint, forward, memory, precision, provenance, reload, result
 from lrexp.engine import folder as folders
@@ -30,6 +30,7 @@ from lrexp.methods.base import Context, Decisions
 from lrexp.models import build
 from lrexp.models.roles import head_modules
 from lrexp.optim.build import make_optimizer
+from lrexp.optim.group import Group
 from lrexp.optim.per_layer import PerLayer
 from lrexp.spec.errors import InputError, Interrupted, RunError
 from lrexp.tasks.base import Task
@@ -153,7 +154,11 @@ class Session:
         rate = run.spec.training.learning_rate
         assert rate is not None, "composition fills the learning rate"
         groups = method.parameter_groups(model)
-        build = partial(method.build_optimizer, make=make_optimizer(run.spec.optimizer, rate))
+        make = make_optimizer(run.spec.optimizer, rate)
+
+        def build(groups: list[Group]) -> Optimizer:
+            return method.build_optimizer(groups, make)
+
         optimizer = PerLayer(groups, build) if run.spec.training.per_layer_updates else build(groups)
         names = {p: name for group in groups for name, p in group.parameters.items()}
         return Prepared(method, model, self.decisions, optimizer, names)
