@@ -89,7 +89,8 @@ def test_gradients_are_true(projection: Any) -> None:
 
 def test_the_published_gradient_weighs_each_tensor_by_its_length() -> None:
     true, published = prepared(said(said=False)), prepared(said(said=False, legacy_grad_scale=True))
-    theta_grad(true), theta_grad(published)
+    theta_grad(true)
+    theta_grad(published)
     subspace = subspace_of(true)
     base = network()
     weights = [w.detach().clone().requires_grad_() for w in subspace.laid()]
@@ -110,7 +111,7 @@ def test_the_penalty_is_on_the_matrices_as_they_are() -> None:
     model = prepared(method)
     loss = method.loss(model, {}, lambda m, batch: m(X).sum(), Micro(0, True, 0.5))
     squares = sum(W.detach().square().sum() for W in subspace_of(model).laid() if W.ndim == 2)
-    assert float(loss) == pytest.approx(float(model(X).sum() + 0.5 * 0.25 * squares))
+    torch.testing.assert_close(loss.detach(), model(X).detach().sum() + 0.5 * 0.25 * squares)
     loss.backward()
     assert subspace_of(model).theta.grad is not None
 
@@ -138,7 +139,8 @@ def test_too_small_and_too_large_a_dimension_is_refused_in_one_line() -> None:
         with pytest.raises(InputError, match=words) as error:
             prepared(method)
         assert "\n" not in str(error.value)
-    prepared(said(intrinsic_dimension=5)), prepared(said(intrinsic_dimension=4, said=False))
+    prepared(said(intrinsic_dimension=5))
+    prepared(said(intrinsic_dimension=4, said=False))
 
 
 @pytest.mark.parametrize(
