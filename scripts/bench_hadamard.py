@@ -45,7 +45,16 @@ def main() -> None:
 
 
 def butterflies(x: Tensor) -> Tensor:
-    """log2(L) levels of sums and differences between two buffers."""
+    """The plain loop: log2(L) levels of sums and differences, put together anew."""
+    stride = 1
+    while stride < x.numel():
+        old = x.view(-1, 2, stride)
+        x, stride = torch.stack([old[:, 0] + old[:, 1], old[:, 0] - old[:, 1]], dim=1).view(-1), 2 * stride
+    return x
+
+
+def butterflies_in_buffers(x: Tensor) -> Tensor:
+    """The same levels written from one buffer into another."""
     x, spare, stride = x.clone(), torch.empty_like(x), 1
     while stride < x.numel():
         old, new = x.view(-1, 2, stride), spare.view(-1, 2, stride)
@@ -70,6 +79,7 @@ def report(bits: int, rounds: int, device: torch.device) -> None:
         "transform": lambda: transform_(work),
         "transform of a copy": lambda: hadamard_transform(x),
         "butterflies": lambda: butterflies(x),
+        "same, two buffers": lambda: butterflies_in_buffers(x),
         "gather": lambda: padded.index_select(0, fastfood.index),
         "Fastfood P theta": lambda: fastfood.apply(theta),
         "Fastfood P^T g": lambda: fastfood.adjoint([x]),

@@ -174,7 +174,7 @@ class Subspace:
     @torch.no_grad()
     def merge(self, model: nn.Module) -> nn.Module:
         """The model with its weights as they are now, and without this module: equal to the bit."""
-        weights = self._map().weights(self.theta, self.lam)
+        weights = self.map().weights(self.theta, self.lam)
         self._lift()
         for tensor, weight in zip(self.tensors, weights, strict=True):
             tensor.parameter.copy_(weight)
@@ -190,16 +190,17 @@ class Subspace:
         """Lays the weights over the parameters: with their history where gradients are wanted, else unless they lie."""
         if torch.is_grad_enabled() and self.theta.requires_grad:
             self._lift()
-            self._over(_Weights.apply(self.theta, self.lam, self._map(), _Settle(self)))
+            self._over(_Weights.apply(self.theta, self.lam, self.map(), _Settle(self)))
             return
         if self._is_current():
             return
         self._lift()
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.theta.device.type, enabled=False):
-            self._over(self._map().weights(self.theta, self.lam))
+            self._over(self.map().weights(self.theta, self.lam))
             self._made_of = [p.detach().clone() for p in self._parameters().values()]
 
-    def _map(self) -> Map:
+    def map(self) -> Map:
+        """From theta and lam to all weights, with the projections on the device of theta."""
         device = self.theta.device
         placed = [Placed(projection.to(device), parts) for projection, parts in self.placed]
         self.placed = placed

@@ -1,7 +1,7 @@
 """Random d-dimensional subspaces of R^D: theta (d) to P theta (D) and back by the transpose. Li et al. 2018.
 
 Dense: Gaussian entries. Sparse: Li, Hastie, Church 2006: a share rho = 1 / sqrt(D_i) of the entries is +-1 for a tensor
-of D_i elements, the others are 0. The columns of both are divided by their length over all D. See fastfood.py too.
+of D_i elements, the others are 0. The columns of both are divided by their length over all D.
 """
 
 from __future__ import annotations
