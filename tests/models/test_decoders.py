@@ -86,7 +86,8 @@ def test_an_adapter_learns_answers_and_is_merged(
     write(tmp_path / "data" / "test.jsonl", sums(5, 90))
     words = [
         f"method={method}", "method.r=2", "method.target_modules=[q,v,mlp]", f"model={name}",
-        f"model.path={places[name]}", "dataset=gsm8k", f"dataset.path={tmp_path / 'data'}", "dataset.max_length=64", "dataset.prompt={question}",
+        f"model.path={places[name]}", "dataset=gsm8k", f"dataset.path={tmp_path / 'data'}", "dataset.max_length=64",
+        "dataset.prompt={question}",
         "dataset.max_new_tokens=4", "training.max_steps=3", "training.per_device_train_batch_size=4", "hardware=cpu",
         "hardware.threads=1", "training.logging_steps=1",
     ]  # fmt: skip
