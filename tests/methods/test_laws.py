@@ -244,8 +244,9 @@ def test_every_key_changes_the_run(method: str) -> None:
     fields = {f.key: f for f in choices.choice("method", method).fields if not f.key.startswith(("name", "tuning"))}
     base = {key: f.default for key, f in fields.items()}
     single = [{}] + [{key: value} for key, f in fields.items() for value in other_values(f.default, f.annotation)]
+    counts = [key for key, f in fields.items() if type(f.default) is int]  # all at 1: nothing fills the small layers
     for key, f in fields.items():
-        contexts = [context for context in single if key not in context]
+        contexts = [context for context in single if key not in context] + [{k: 1 for k in counts if k != key}]
         effects = (
             differs(probed(method, base | context), probed(method, base | context | {key: value}))
             for context in contexts
