@@ -42,6 +42,15 @@ ENTRIES = _catalogue(
         "arXiv 2404.02948",
         "the top singular triplets are trained",
     ),
+    Entry(
+        "svd_compress",
+        "lrexp.methods.compression.svd_compress",
+        "SVDCompress",
+        "compression",
+        "arXiv 2403.07378",
+        "weights become thin products: SVD, ASVD or SVD-LLM",
+        supports=Supports(starts_at_base=False),
+    ),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal, get_args, get_origin
 
 import torch
@@ -10,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lrexp.linalg.random import ambient, generator
 from lrexp.methods import catalog
-from lrexp.methods.base import Batch, Context, Decisions, Micro, Training
+from lrexp.methods.base import Batch, Context, Micro, Training
 from lrexp.optim.build import make_optimizer
 from lrexp.spec.convert import from_mapping
 from lrexp.spec.errors import InputError
@@ -42,8 +43,11 @@ def probed(method: str, section: dict[str, Any]) -> dict[str, Tensor] | None:
     cls = catalog.load(method)
     try:
         life = cls(from_mapping(cls.Hyperparameters, section, "method"))
-        context = Context(seed=0, total_steps=2, device=torch.device("cpu"), dtype=torch.float32)
-        prepared = life.prepare(model, Decisions(), context)
+        context = Context(
+            seed=0, total_steps=2, device=torch.device("cpu"), dtype=torch.float32, task_loss=task_loss,
+            calibration=calibration,
+        )  # fmt: skip
+        prepared = life.prepare(model, life.decide(model, context), context)
     except InputError:
         return None
     optimizer = life.build_optimizer(life.parameter_groups(prepared), make_optimizer({"name": "sgd"}, 0.1))
@@ -55,10 +59,18 @@ def probed(method: str, section: dict[str, Any]) -> dict[str, Tensor] | None:
     return state | {"output": prepared(ids).detach()}
 
 
+def task_loss(model: nn.Module, batch: Batch) -> Tensor:
+    return model(batch["ids"]).square().sum()
+
+
+def calibration(name: str, count: int, size: int) -> Iterator[Batch]:
+    return ({"ids": torch.randint(0, 26, (size, 10), generator=generator(0, name, i))} for i in range(count))
+
+
 def one_step(life: Any, model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, step: int) -> None:
     training = Training(optimizer, step)
     life.before_step(step)
-    loss = life.loss(model, batch, lambda m, b: m(b["ids"]).square().sum(), Micro(0, True, 1.0))
+    loss = life.loss(model, batch, task_loss, Micro(0, True, 1.0))
     loss.backward()
     life.gradients_ready(step, training)
     life.before_update(step, training)
@@ -80,6 +92,8 @@ def other_values(value: Any, annotation: Any) -> list[Any]:
         return [v for v in get_args(annotation) if v != value]
     if isinstance(value, bool):
         return [not value]
+    if value is None and int in get_args(annotation):
+        return [10_000]
     if isinstance(value, int):
         return [value + 1, max(1, value // 2)]
     if isinstance(value, float):
