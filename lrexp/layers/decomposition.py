@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lrexp.layers.adapted import has_values
-from lrexp.linalg.svd import Triplets, exact_svd, randomized_svd
+from lrexp.linalg.svd import Triplets, exact_svd, randomized_svd, singular_values
 
 
 def top_triplets(weight: Tensor, r: int, cache: Path | None) -> Triplets:
@@ -27,7 +27,22 @@ def top_triplets(weight: Tensor, r: int, cache: Path | None) -> Triplets:
 
     Raises ValueError for a weight with NaN or infinity.
     """
-    return _kept(weight, r, cache, ("exact",), lambda: exact_svd(weight, r))
+    return _kept(weight, r, cache, ("exact",), lambda: exact_svd(weight, r), _shapes(weight, r))
+
+
+def spectrum(weight: Tensor, cache: Path | None) -> Tensor:
+    """All singular values of an (m, n) weight, descending; empty ones where the weight has a shape alone.
+
+    Raises ValueError for a weight with NaN or infinity.
+    """
+    m, n = weight.shape
+    k = min(m, n)
+
+    def compute() -> Triplets:
+        S = singular_values(weight)
+        return Triplets(S.new_empty(m, 0), S, S.new_empty(0, n))
+
+    return _kept(weight, k, cache, ("spectrum",), compute, ((m, 0), (k,), (0, n))).S
 
 
 def sketched_triplets(
@@ -36,21 +51,30 @@ def sketched_triplets(
     """The same from a randomized SVD with the test matrix `omega`, whose numbers count as part of the question."""
     question = ("randomized", niter, oversampling, *([_digest(omega)] if cache and has_values(omega) else []))
     return _kept(
-        weight, r, cache, question, lambda: randomized_svd(weight, r, niter, oversampling, omega.to(weight.device))
+        weight,
+        r,
+        cache,
+        question,
+        lambda: randomized_svd(weight, r, niter, oversampling, omega.to(weight.device)),
+        _shapes(weight, r),
     )
 
 
 def _kept(
-    weight: Tensor, r: int, cache: Path | None, question: tuple[object, ...], compute: Callable[[], Triplets]
+    weight: Tensor,
+    r: int,
+    cache: Path | None,
+    question: tuple[object, ...],
+    compute: Callable[[], Triplets],
+    shapes: tuple[tuple[int, ...], ...],
 ) -> Triplets:
     if not has_values(weight):
         wide = torch.promote_types(weight.dtype, torch.float32)
-        shapes = _shapes(weight, r)
         return Triplets(*(weight.new_empty(shape, dtype=wide) for shape in shapes))
     if cache is None:
         return compute()
     path = cache / f"{_key(weight, r, question)}.safetensors"
-    known = _read(path, _shapes(weight, r))
+    known = _read(path, shapes)
     if known is None:
         known = compute()
         _write(path, known)

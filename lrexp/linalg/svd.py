@@ -39,6 +39,19 @@ def exact_svd(matrix: Tensor, r: int | None = None) -> Triplets:
     return canonical_signs(triplets)
 
 
+def singular_values(matrix: Tensor) -> Tensor:
+    """All min(m, n) singular values of an (m, n) matrix, descending.
+
+    Of a float32 matrix they come from its square over the smaller side in float64: below 1e-7 of the largest they are
+    rounding. Raises ValueError for NaN or infinity.
+    """
+    matrix = _checked(matrix, None)
+    if matrix.dtype == torch.float64:
+        return torch.linalg.svdvals(matrix)
+    wide = _wide(matrix)
+    return torch.linalg.eigvalsh(wide @ wide.mT).flip(0).clamp_min(0).sqrt().to(matrix.dtype)
+
+
 def randomized_svd(matrix: Tensor, r: int, niter: int, oversampling: int, omega: Tensor) -> Triplets:
     """The `r` leading triplets of an (m, n) matrix, from a random subspace that is iterated `niter` times.
 
@@ -96,7 +109,7 @@ def _checked(matrix: Tensor, r: int | None) -> Tensor:
 def _gram_svd(matrix: Tensor, r: int) -> Triplets | None:
     """Triplets from the eigenvectors of the smaller Gram matrix in float64; None where that is not accurate."""
     m, n = matrix.shape
-    wide = matrix.double() if m <= n else matrix.double().mT  # (k, l), k <= l
+    wide = _wide(matrix)
     try:
         values, vectors = torch.linalg.eigh(wide @ wide.mT)  # ascending
     except _NoConvergence:
@@ -108,6 +121,11 @@ def _gram_svd(matrix: Tensor, r: int) -> Triplets | None:
     far = (near.mT @ wide) / S[:, None]  # (r, k) @ (k, l)
     U, Vh = (near, far) if m <= n else (far.mT, near.mT)
     return Triplets(*(t.to(matrix.dtype).contiguous() for t in (U, S, Vh)))
+
+
+def _wide(matrix: Tensor) -> Tensor:
+    """The matrix or its transpose in float64, (k, l) with k <= l."""
+    return matrix.double() if matrix.shape[0] <= matrix.shape[1] else matrix.double().mT
 
 
 def _thin_svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -100,6 +100,15 @@ ENTRIES = _catalogue(
         "arXiv 2012.13255",
         "a random subspace with a scalar per tensor",
     ),
+    Entry(
+        "svd_compress",
+        "lrexp.methods.compression.svd_compress",
+        "SVDCompress",
+        "compression",
+        "arXiv 2403.07378",
+        "weights become thin products: SVD, ASVD or SVD-LLM",
+        supports=Supports(starts_at_base=False),
+    ),
 )
 
 

@@ -49,9 +49,10 @@ def probed(method: str, section: dict[str, Any]) -> dict[str, Tensor] | None:
         prepared = life.prepare(model, life.decide(model, context), context)
     except InputError:
         return None
-    optimizer = life.build_optimizer(life.parameter_groups(prepared), make_optimizer(MOMENTUM, 0.1))
+    groups = life.parameter_groups(prepared)
+    optimizer = life.build_optimizer(groups, make_optimizer(MOMENTUM, 0.1))
     ids = torch.randint(0, 26, (3, 10), generator=generator(0, "ids"))
-    for step in range(2):
+    for step in range(2 if groups else 0):
         with ambient(step):
             one_step(life, prepared, optimizer, {"ids": ids}, step)
     state = {name: t.detach().clone() for name, t in prepared.state_dict().items()}
@@ -93,7 +94,7 @@ def other_values(value: Any, annotation: Any) -> list[Any]:
     if get_origin(annotation) is Literal:
         return [v for v in get_args(annotation) if v != value]
     if value is None:
-        return [5 if int in get_args(annotation) else 3.0]
+        return [5, 10_000] if int in get_args(annotation) else [3.0]
     if isinstance(value, bool):
         return [not value]
     if isinstance(value, int):
