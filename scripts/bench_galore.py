@@ -61,10 +61,11 @@ def main() -> None:
         report_state()
 
 
-def timed(function: Callable[[], Any]) -> float:
-    begin = time.perf_counter()
+def timed_both(function: Callable[[], Any]) -> tuple[float, float]:
+    """Seconds of wall and of CPU time: a busy machine disturbs the second less."""
+    wall, cpu = time.perf_counter(), time.process_time()
     function()
-    return time.perf_counter() - begin
+    return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def basis(svd: Any = "subspace") -> Basis:
@@ -125,22 +126,24 @@ def report_step(shape: tuple[int, int], rank: int, rounds: int) -> None:
     label, theirs = peer(weights[0], rank)
     variants = {label: theirs, "ours, adamw_hf": ours(weights[1], rank, "adamw_hf")}
     variants["ours, adamw"] = ours(weights[2], rank, "adamw")
-    first = {name: timed(variant.step) for name, variant in variants.items()}  # each one's first refresh is in it
-    times: dict[str, list[float]] = {name: [] for name in [*variants, "floor"]}
-    W, P = torch.zeros(shape), torch.randn(shape[0], rank)
-    for _ in range(rounds):
-        for name, variant in variants.items():
-            times[name].append(timed(variant.step))
-        times["floor"].append(timed(lambda: W.addmm_(P, P.T @ G, alpha=-RATE)))
-    plain = {name: statistics.median(values) for name, values in times.items()}
-    whole = {name: plain[name] + max(0.0, first[name] - plain[name]) / GAP for name in variants}
-    print(f"\nstep of {shape[0]}x{shape[1]}, r {rank}, refresh over {GAP} steps")
-    for name in variants:
-        print(
-            f"  {name:<26} {1e3 * whole[name]:8.2f} ms   (without refresh {1e3 * plain[name]:.2f}, with it "
-            f"{1e3 * first[name]:.0f})   {whole[name] / whole[label]:.2f} of theirs"
-        )
-    print(f"  {'floor: two products alone':<26} {1e3 * plain['floor']:8.2f} ms   {plain['floor'] / whole[label]:.2f}")
+    first = {name: timed_both(variant.step) for name, variant in variants.items()}  # each one's first refresh is in it
+    W, P = torch.zeros(shape), torch.linalg.qr(torch.randn(shape[0], rank, generator=generator(0, "P"))).Q
+    calls: dict[str, Callable[[], Any]] = {name: variant.step for name, variant in variants.items()}
+    calls["floor: two products alone"] = lambda: W.addmm_(P, P.T @ G, alpha=-RATE)
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+    names = list(calls)
+    for turn in range(rounds):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:  # nobody always follows the same one
+            times[name].append(timed_both(calls[name]))
+    print(f"\nstep of {shape[0]}x{shape[1]}, r {rank}, refresh over {GAP} steps; wall time, then CPU time")
+    for name in names:
+        shown = []
+        for clock in range(2):
+            plain = {n: statistics.median(t[clock] for t in times[n]) for n in (name, label)}
+            whole = {n: t + max(0.0, first.get(n, (t, t))[clock] - t) / GAP for n, t in plain.items()}
+            shown.append(f"{1e3 * whole[name]:8.2f} ms  {whole[name] / whole[label]:.2f} of theirs")
+        refreshed = f"   first step {1e3 * first[name][0]:.0f} ms" if name in first else ""
+        print(f"  {name:<26} {'   '.join(shown)}{refreshed}")
 
 
 def gradients(width: int, ffn: int, heads: int, blocks: int) -> list[dict[str, Tensor]]:
@@ -198,22 +201,23 @@ def report_refresh(title: str, width: int, ffn: int, heads: int, blocks: int, ra
 def report_refresh_time(matrices: list[Tensor], ranks: tuple[int, ...]) -> None:
     """A refresh at the last of the matrices from the projector of the one before, beside a full SVD."""
     m, n = matrices[-1].shape
-    times: dict[str, list[float]] = {}
+    times: dict[str, list[tuple[float, float]]] = {}
     for _ in range(3):
-        full = timed(lambda: torch.linalg.svd(matrices[-1], full_matrices=False))
+        full = timed_both(lambda: torch.linalg.svd(matrices[-1], full_matrices=False))
         times.setdefault("full SVD", []).append(full)
         for rank in ranks:
             projector = SubspaceProjector((m, n), rank, 1, SCALE, "std", basis())
             kept: Kept = {}
-            cold = timed(partial(projector.refresh, kept, matrices[0], 0))
-            warm = [timed(partial(projector.refresh, dict(kept), matrices[-1], 1)) for _ in range(3)]
+            cold = timed_both(partial(projector.refresh, kept, matrices[0], 0))
+            warm = [timed_both(partial(projector.refresh, dict(kept), matrices[-1], 1)) for _ in range(3)]
             times.setdefault(f"refresh, r {rank}, first", []).append(cold)
             times.setdefault(f"refresh, r {rank}, later", []).extend(warm)
-    full = statistics.median(times["full SVD"])
-    print(f"\nrefresh at {m}x{n}")
-    for name, values in times.items():
-        median = statistics.median(values)
-        print(f"  {name:<26} {1e3 * median:8.1f} ms   1/{full / median:.1f} of the full SVD")
+    print(f"\nrefresh at {m}x{n}; wall time, then CPU time")
+    medians = {name: [statistics.median(t[clock] for t in held) for clock in range(2)] for name, held in times.items()}
+    for name, both in medians.items():
+        parts = zip(both, medians["full SVD"], strict=True)
+        shown = [f"{1e3 * t:8.1f} ms  1/{full / t:.1f} of the full SVD" for t, full in parts]
+        print(f"  {name:<26} {'   '.join(shown)}")
 
 
 def report_state() -> None:

@@ -118,7 +118,8 @@ class Basis:
         """The r leading right singular vectors (n, r) of an (m, n) matrix; `old` are those of the last time."""
         if self.svd == "exact":
             return exact_basis(matrix, r).contiguous() if self.sign == "canonical" else raw_basis(matrix, r)
-        found = iterated_basis(matrix, r, self._start(matrix, r, old, step), self.niter)
+        niter = self.niter + (old is None)  # a random start is further away, and comes once
+        found = iterated_basis(matrix, r, self._start(matrix, r, old, step), niter)
         return canonical_columns(found) if self.sign == "canonical" else found
 
     def _start(self, matrix: Tensor, r: int, old: Tensor | None, step: int) -> Tensor:

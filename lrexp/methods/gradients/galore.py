@@ -49,8 +49,8 @@ class GaLoreHyperparameters:
     proj_type: ProjType = "std"  # which side is projected; paper: std, the shorter one
     target_modules: str | tuple[str, ...] = ("attention", "mlp")  # roles, names or patterns; paper: these
     svd: Literal["subspace", "exact"] = "subspace"  # paper: exact
-    svd_niter: int = 2  # subspace iterations at most
-    svd_oversampling: int = 32  # dimensions beyond r, dropped at the end
+    svd_niter: int = 2  # subspace iterations at most; one more from a random start
+    svd_oversampling: int = 16  # dimensions beyond r, dropped at the end
     sign: Literal["canonical", "raw"] = "canonical"  # of the singular vectors; the authors: raw
 
     def __post_init__(self) -> None:
