@@ -126,6 +126,11 @@ def token_mask(batch: Mapping[str, Tensor], use_labels: bool) -> Tensor | None:
 
 
 def rows(x: Tensor, mask: Tensor | None) -> Tensor:
-    """The vectors (T, n), float32 or better, of an input (..., n): those of the mask's tokens, where it has tokens."""
-    x = x.detach().to(torch.promote_types(x.dtype, torch.float32))
-    return x[mask] if mask is not None and mask.shape == x.shape[:-1] else x.flatten(0, -2)
+    """The vectors (T, n), float32 or better, of an input (..., n): those of the mask's tokens, where it has tokens.
+
+    They are a copy.
+    """
+    wide = torch.promote_types(x.dtype, torch.float32)
+    if mask is not None and mask.shape == x.shape[:-1]:
+        return x.detach()[mask].to(wide)
+    return x.detach().flatten(0, -2).to(wide, copy=True)

@@ -9,7 +9,7 @@ from lrexp.linalg.eigen import leading_eigenpairs
 from lrexp.linalg.svd import canonical_rows, exact_svd
 
 KEPT = 4  # directions of a covariance that is cut, times the components wanted
-WHOLE = 8  # a covariance is held whole up to so many columns for each of these
+WHOLE = 4  # a covariance is held whole up to so many columns for each of these
 _ROUNDS = 3  # subspace iterations of a cut
 _TRACKING, _FINAL = 1e-2, 1e-5  # relative residuals of eigenvectors: on the way, and at the end (float32)
 
@@ -35,7 +35,7 @@ class RunningCovariance:
         self._previous: Tensor | None = None
 
     def update(self, X: Tensor) -> None:
-        """Adds rows (T, n), float32 or better, of any number."""
+        """Adds rows (T, n), float32 or better, of any number; overwrites them, since batches are large."""
         if not len(X):
             return
         if not self.seen:
@@ -43,14 +43,14 @@ class RunningCovariance:
             self._shift, self._sum, self._square = X.mean(0), X.new_zeros(n), X.new_zeros(())
             self._held = X.new_zeros(n if self.is_whole else 0, n)
             self._omega, self._start = self._omega.to(X), self._start.to(X)
-        X = X - self._shift
+        X.sub_(self._shift)
         self._sum += X.sum(0)
-        self._square += X.square().sum()
+        self._square += torch.linalg.matrix_norm(X).square()
         self.seen += len(X)
         if self.is_whole:
             self._held.addmm_(X.mT, X)  # (n, T) @ (T, n)
         else:
-            self._held = self._cut(torch.cat([self._held, X]))
+            self._held = self._cut(X)
         self._previous = self.components
         self._look(_TRACKING)
 
@@ -69,14 +69,15 @@ class RunningCovariance:
         """Brings components and variances to working precision."""
         self._look(_FINAL)
 
-    def _cut(self, rows: Tensor) -> Tensor:
-        """(p, n) rows whose products sum to nearly the same: the p leading right singular vectors, scaled."""
-        Q = self._omega
-        if len(rows) <= Q.shape[1]:
-            return rows
+    def _cut(self, X: Tensor) -> Tensor:
+        """(p, n) rows that sum to nearly what is held and X do: leading right singular vectors, scaled."""
+        Q, parts = self._omega, (self._held, X)
+        if len(self._held) + len(X) <= Q.shape[1]:
+            return torch.cat(parts)
         for _ in range(_ROUNDS):
-            Q = torch.linalg.qr(rows.mT @ (rows @ Q)).Q  # (n, T) @ (T, n) @ (n, p)
-        _, S, Vh = exact_svd(rows @ Q)
+            image = sum((rows.mT @ (rows @ Q) for rows in parts), Q.new_zeros(()))  # (n, T) @ (T, n) @ (n, p)
+            Q = torch.linalg.qr(image).Q
+        _, S, Vh = exact_svd(torch.cat([rows @ Q for rows in parts]))
         return S[:, None] * (Vh @ Q.mT)
 
     def _look(self, tolerance: float) -> None:
