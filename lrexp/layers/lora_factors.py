@@ -35,7 +35,7 @@ class LoRAFactors(nn.Module):
 
     @torch.no_grad()
     def merged(self) -> FactorisedLinear:
-        """The layer itself with its factors changed: each summed in float32 or better and rounded once."""
+        """The layer itself with its factors changed, each rounded once; uses the LoRA up: to be called once."""
         self.layer.set_factors(self.inner.merged().weight, self.outer.merged().weight)  # type: ignore[arg-type]
         return self.layer
 
