@@ -173,10 +173,8 @@ def test_first_output_is_that_of_the_base(method: str, tiny: list[str], tmp_path
     adapted = build.base(of.run.model, of.run.place, of.task.outputs, 7)
     adapted = of.run.method.prepare(adapted, of.run.method.decide(adapted, of.context), of.context)
     first, original = logits(adapted, batch(of)), logits(base, batch(of))
-    if catalog.entry(method).supports.starts_at_base:
-        torch.testing.assert_close(first, original, rtol=1e-5, atol=1e-5)
-    else:  # the weights of the tiny model are so small that no change of them moves its logits far
-        assert not torch.equal(first, original)
+    same = torch.allclose(first, original, rtol=1e-5, atol=1e-7)  # the tiny model's logits are about 0.01
+    assert same == catalog.entry(method).supports.starts_at_base
 
 
 def test_only_declared_parameters_train(method: str, tiny: list[str], tmp_path: Path) -> None:
