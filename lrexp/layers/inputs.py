@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+Batch = Mapping[str, Tensor]
 IGNORED = -100  # the label of a token that is not predicted
 
 
@@ -20,10 +23,14 @@ class _Enough(Exception):
 
 @dataclass(frozen=True)
 class Groups:
-    """Layers that are given the very same tensors: the first of each group leads it. `calls` counts their calls."""
+    """Layers that are given the very same tensors: the first of each group leads it. `calls` counts their calls.
+
+    `reached` names the layers in the order in which a pass first comes to them, without those that it never reaches.
+    """
 
     leader: Mapping[str, str]
     calls: Mapping[str, int]
+    reached: tuple[str, ...]
 
     def members(self, leader: str) -> list[str]:
         """The layers of a group in the model's order, its leader among them."""
@@ -51,8 +58,10 @@ def find_groups(model: nn.Module, names: Sequence[str], forward: Callable[[], ob
     """Which of the layers get the same tensor, not only equal numbers, at each of their calls in `forward()`."""
     live: list[tuple[weakref.ref[Tensor], str]] = []
     owners: dict[str, list[str]] = {name: [] for name in names}
+    reached: dict[str, None] = {}
 
     def note(name: str, x: Tensor) -> None:
+        reached.setdefault(name)
         live[:] = [(ref, owner) for ref, owner in live if ref() is not None]
         found = next((owner for ref, owner in live if _is_same(ref(), x)), None)
         if found is None:
@@ -66,7 +75,7 @@ def find_groups(model: nn.Module, names: Sequence[str], forward: Callable[[], ob
         first = found[0] if found else name
         alike = set(found) == {first} and len(owners[first]) == len(found) and set(owners[first]) == {first}
         leader[name] = first if alike else name
-    return Groups(leader, {name: len(found) for name, found in owners.items()})
+    return Groups(leader, {name: len(found) for name, found in owners.items()}, tuple(reached))
 
 
 def _is_same(one: Tensor | None, other: Tensor) -> bool:
@@ -99,6 +108,34 @@ def listen(
             return
 
 
+class Accumulator(Protocol):
+    """What is summed over the rows of inputs."""
+
+    def add(self, rows: Tensor) -> None:
+        """Takes rows (tokens, n), float32 or better."""
+        ...
+
+
+def collect(
+    model: nn.Module,
+    name: str,
+    calls: int,
+    batches: Iterable[Batch],
+    forward: Callable[[nn.Module, Batch], object],
+    accumulator: Accumulator,
+) -> None:
+    """Adds the inputs of a layer, called so often in a pass, over all batches; those at padding do not count."""
+    with at_rest(model), torch.no_grad():
+        for batch in batches:
+            mask = token_mask(batch, use_labels=False)
+            listen(
+                model,
+                {name: calls},
+                lambda _, x, mask=mask: accumulator.add(rows(x, mask)),
+                partial(forward, model, batch),
+            )
+
+
 @contextmanager
 def _listening(model: nn.Module, names: Sequence[str], take: Callable[[str, Tensor], None]) -> Iterator[None]:
     def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -128,9 +165,9 @@ def token_mask(batch: Mapping[str, Tensor], use_labels: bool) -> Tensor | None:
 def rows(x: Tensor, mask: Tensor | None) -> Tensor:
     """The vectors (T, n), float32 or better, of an input (..., n): those of the mask's tokens, where it has tokens.
 
-    They are a copy.
+    They may lie in rows already, one a token. They are a copy.
     """
-    wide = torch.promote_types(x.dtype, torch.float32)
-    if mask is not None and mask.shape == x.shape[:-1]:
-        return x.detach()[mask].to(wide)
-    return x.detach().flatten(0, -2).to(wide, copy=True)
+    wide, flat = torch.promote_types(x.dtype, torch.float32), x.detach().flatten(0, -2)
+    if mask is not None and x.shape[:-1] in (mask.shape, (mask.numel(),)):
+        return flat[mask.flatten()].to(wide)
+    return flat.to(wide, copy=True)

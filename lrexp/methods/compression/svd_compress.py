@@ -25,16 +25,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lrexp.layers.adapted import features, has_values, replace
-from lrexp.layers.calibration import InputGroup, MeanMagnitude, SecondMoment, collect, input_groups
 from lrexp.layers.decomposition import spectrum, top_triplets
 from lrexp.layers.factorised import FactorisedLinear, factorised_layers, make_plain
+from lrexp.layers.inputs import Groups, at_rest, collect, find_groups
 from lrexp.layers.lora_factors import LoRAFactors, merge_factors
 from lrexp.layers.lora_layer import LoRASettings
 from lrexp.linalg import whitening
+from lrexp.linalg.moments import MeanMagnitude, SecondMoment
 from lrexp.linalg.ranks import global_ranks, saves, uniform_rank
 from lrexp.methods.adapters.lora import start
 from lrexp.methods.base import Context, Decisions, Method
@@ -187,18 +189,20 @@ class SVDCompress(Method):
             return
         assert context.calibration is not None and context.task_loss is not None
         first = next(iter(context.calibration(STREAM, 1, values.calibration_size)))
-        groups = input_groups(model, names, context.task_loss, first)
-        missing = [name for name in names if all(name not in group.names for group in groups)]
+        with at_rest(model), torch.no_grad():
+            groups = find_groups(model, names, partial(context.task_loss, model, first))
+        missing = [name for name in names if name not in groups.reached]
         if missing:
             raise InputError(f"{missing[0]} is never called: there are no inputs to compress it by, leave it out")
-        for group in groups if values.sequential else reversed(groups):
-            yield group.names, self._root(model, group, context)
+        leaders = [name for name in groups.reached if groups.leader[name] == name]
+        for leader in leaders if values.sequential else reversed(leaders):
+            yield tuple(groups.members(leader)), self._root(model, leader, groups, context)
 
-    def _root(self, model: nn.Module, group: InputGroup, context: Context) -> Tensor:
+    def _root(self, model: nn.Module, leader: str, groups: Groups, context: Context) -> Tensor:
         values = self.hyperparameters
         assert context.calibration is not None and context.task_loss is not None
         batches = context.calibration(STREAM, values.calibration_batches, values.calibration_size)
-        gather = partial(collect, model, group, batches, context.task_loss)
+        gather = partial(collect, model, leader, groups.calls[leader], batches, context.task_loss)
         try:
             if values.whitening == "asvd":
                 gather(magnitude := MeanMagnitude())
@@ -206,7 +210,7 @@ class SVDCompress(Method):
             gather(moment := SecondMoment())
             return whitening.root(moment.total).div_(max(1, moment.tokens) ** 0.5)
         except ValueError as error:
-            raise InputError(f"{group.names[0]}: {error}") from error
+            raise InputError(f"{leader}: {error}") from error
 
     def _spectrum(self, name: str, W: Tensor, root: Tensor | None, context: Context) -> Tensor:
         try:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from lrexp.layers.adapted import features
-from lrexp.layers.calibration import InputGroup, SecondMoment, collect
 from lrexp.layers.decomposition import spectrum
+from lrexp.layers.inputs import collect
 from lrexp.linalg import whitening
+from lrexp.linalg.moments import SecondMoment
 from lrexp.linalg.ranks import uniform_rank
 from lrexp.linalg.svd import exact_svd
 from lrexp.methods.base import Context
@@ -39,7 +40,7 @@ def compress(case: Case) -> Outcome:
     keep_ratio = float(case.hyperparameters["keep_ratio"])
     rank = uniform_rank(m, n, keep_ratio)
     moment = SecondMoment()
-    collect(one_layer(linear(W, None)), InputGroup((TARGET,), 1), [{"x": X}], forward, moment)
+    collect(one_layer(linear(W, None)), TARGET, 1, [{"x": X}], forward, moment)
     root = whitening.root(moment.total)
     U, S, _ = exact_svd(whitening.scaled(W, root), min(rank, m, n))
     A, B = whitening.factors(W, U, S)

@@ -1,4 +1,4 @@
-"""Statistics of inputs: which layers share them, padding left out, the pass stopped, the model as it was."""
+"""Statistics of inputs: padding left out, the pass stopped, the model as it was."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lrexp.layers.calibration import InputGroup, MeanMagnitude, SecondMoment, collect, input_groups
+from lrexp.layers.inputs import collect, find_groups
+from lrexp.linalg.moments import MeanMagnitude, SecondMoment
 from lrexp.linalg.random import generator
 
 
@@ -41,15 +42,18 @@ def batches(count: int = 2) -> list[dict[str, Tensor]]:
     return [{"x": torch.randn(2, 4, 6, generator=draw), "attention_mask": mask} for _ in range(count)]
 
 
-def test_layers_are_grouped_by_the_tensor_they_get() -> None:
-    groups = input_groups(Block(), NAMES, run, batches()[0])  # type: ignore[arg-type]
-    assert groups == [InputGroup(("q", "k", "v"), 1), InputGroup(("o",), 1), InputGroup(("twice",), 2)]
+def test_a_pass_says_what_it_reaches_and_in_which_order() -> None:
+    model = Block()
+    groups = find_groups(model, sorted(NAMES), lambda: run(model, batches()[0]))
+    assert groups.reached == ("q", "k", "v", "o", "twice") and groups.calls["unused"] == 0
+    assert [groups.leader[name] for name in ("q", "k", "v", "o")] == ["q", "q", "q", "o"]
+    assert groups.calls["twice"] == 2
 
 
 def test_moments_leave_padding_out() -> None:
     moment, magnitude = SecondMoment(), MeanMagnitude()
     for accumulator in (moment, magnitude):
-        collect(Block(), InputGroup(("q", "k", "v"), 1), batches(), run, accumulator)  # type: ignore[arg-type]
+        collect(Block(), "q", 1, batches(), run, accumulator)  # type: ignore[arg-type]
     rows = torch.cat([b["x"][b["attention_mask"].bool()] for b in batches()]).double()
     assert moment.tokens == magnitude.tokens == len(rows) == 10
     torch.testing.assert_close(moment.total, rows.T @ rows, rtol=1e-6, atol=1e-6)
@@ -58,13 +62,13 @@ def test_moments_leave_padding_out() -> None:
 
 def test_a_layer_called_twice_counts_both_inputs() -> None:
     model, moment = Block(), SecondMoment()
-    collect(model, InputGroup(("twice",), 2), batches(1), run, moment)  # type: ignore[arg-type]
+    collect(model, "twice", 2, batches(1), run, moment)  # type: ignore[arg-type]
     assert moment.tokens == 2 * 5
 
 
 def test_the_pass_stops_at_the_group_and_leaves_the_model_as_it_was() -> None:
     model = Block().train()
-    collect(model, InputGroup(("q", "k", "v"), 1), batches(), run, SecondMoment())  # type: ignore[arg-type]
+    collect(model, "q", 1, batches(), run, SecondMoment())  # type: ignore[arg-type]
     assert model.reached == []
     assert model.training and model.drop.training
     assert not any(module._forward_pre_hooks for module in model.modules())
@@ -74,12 +78,12 @@ def test_statistics_come_without_dropout_and_gradients() -> None:
     model = Block().train()
     one, two = SecondMoment(), SecondMoment()
     for moment in (one, two):
-        collect(model, InputGroup(("o",), 1), batches(), run, moment)  # type: ignore[arg-type]
+        collect(model, "o", 1, batches(), run, moment)  # type: ignore[arg-type]
     assert torch.equal(one.total, two.total) and not one.total.requires_grad
 
 
 def test_hooks_go_where_the_model_fails() -> None:
     model = Block()
     with pytest.raises(RuntimeError):
-        collect(model, InputGroup(("o",), 1), [{"x": torch.ones(2, 5)}], run, SecondMoment())  # type: ignore[arg-type]
+        collect(model, "o", 1, [{"x": torch.ones(2, 5)}], run, SecondMoment())  # type: ignore[arg-type]
     assert not any(module._forward_pre_hooks for module in model.modules())
