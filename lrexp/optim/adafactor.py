@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
+from lrexp.optim.one_by_one import OneByOne
 from lrexp.optim.proxy import weight_of
 from lrexp.optim.settings import check_not_negative
 
@@ -51,7 +51,7 @@ class AdafactorSettings:
         check_not_negative("weight_decay", self.weight_decay)
 
 
-class Adafactor(Optimizer):
+class Adafactor(OneByOne):
     """State by parameter: `step` (int), `rate` (what the last step was scaled by), the means, `exp_avg` with beta1."""
 
     def __init__(
@@ -73,20 +73,12 @@ class Adafactor(Optimizer):
             "beta1": beta1,
             "weight_decay": weight_decay,
             "scale_parameter": scale_parameter,
-            "decoupled_weight_decay": True,
         }
         super().__init__(params, defaults)
 
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        """Moves every parameter that has a gradient."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._move(parameter, group, self.state[parameter])
-
-    def _move(self, parameter: Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
-        gradient = parameter.grad.to(torch.promote_types(parameter.dtype, torch.float32))  # type: ignore[union-attr]
+    def move(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
+        """One step of the rule above."""
+        gradient = gradient.to(torch.promote_types(parameter.dtype, torch.float32))
         state["step"] = state.get("step", 0) + 1
         scale = max(group["eps"][1], float(_rms(weight_of(parameter)))) if group["scale_parameter"] else 1.0
         state["rate"] = group["lr"] * scale

@@ -15,35 +15,30 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from lrexp.linalg.blockwise import Blockwise, dequantise, quantise
-from lrexp.optim.settings import check_betas, check_not_negative
+from lrexp.optim.one_by_one import OneByOne
+from lrexp.optim.settings import AdamSettings, check_not_negative
 
 _MOMENTS = {"exp_avg": True, "exp_avg_sq": False}  # the moments, and whether they have a sign
 
 
 @dataclass(frozen=True)
-class AdamW8bitSettings:
+class AdamW8bitSettings(AdamSettings):
     """Settings of `adamw8bit`."""
 
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
     min_8bit_size: int = 4096
     block_size: int = 256
 
     def __post_init__(self) -> None:
         """Raises ValueError for values out of range."""
-        check_betas(self.betas)
-        check_not_negative("eps", self.eps)
-        check_not_negative("weight_decay", self.weight_decay)
+        super().__post_init__()
         check_not_negative("min_8bit_size", self.min_8bit_size)
         if self.block_size < 1:
             raise ValueError(f"block_size is {self.block_size}: it is at least 1")
 
 
-class AdamW8bit(Optimizer):
+class AdamW8bit(OneByOne):
     """State by parameter: `step` (int), and of each moment `<name>_codes` and `<name>_absmax`, or `<name>` whole."""
 
     def __init__(
@@ -63,36 +58,27 @@ class AdamW8bit(Optimizer):
             "weight_decay": weight_decay,
             "min_8bit_size": min_8bit_size,
             "block_size": block_size,
-            "decoupled_weight_decay": True,
         }
         super().__init__(params, defaults)
 
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        """Moves every parameter that has a gradient."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    _move(parameter, group, self.state[parameter])
-
-
-def _move(parameter: Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
-    gradient = parameter.grad.float()  # type: ignore[union-attr]
-    beta1, beta2 = group["betas"]
-    t = state["step"] = state.get("step", 0) + 1
-    M, V = (_taken_out(name, state, gradient, group["block_size"]) for name in _MOMENTS)
-    M.mul_(beta1).add_(gradient, alpha=1 - beta1)
-    V.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-    root = V.sqrt().div_(math.sqrt(1 - beta2**t)).add_(group["eps"])
-    parameter.sub_(M.div(root).mul_(group["lr"] / (1 - beta1**t)))
-    if group["weight_decay"]:
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-    if parameter.numel() < group["min_8bit_size"]:
-        state |= {"exp_avg": M, "exp_avg_sq": V}
-        return
-    for (name, is_signed), moment in zip(_MOMENTS.items(), (M, V), strict=True):
-        held = quantise(moment, is_signed, group["block_size"])
-        state |= {f"{name}_codes": held.codes, f"{name}_absmax": held.absmax}
+    def move(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
+        """One step: the moments are taken out, moved by and put back."""
+        gradient = gradient.float()
+        beta1, beta2 = group["betas"]
+        t = state["step"] = state.get("step", 0) + 1
+        M, V = (_taken_out(name, state, gradient, group["block_size"]) for name in _MOMENTS)
+        M.mul_(beta1).add_(gradient, alpha=1 - beta1)
+        V.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        root = V.sqrt().div_(math.sqrt(1 - beta2**t)).add_(group["eps"])
+        parameter.sub_(M.div(root).mul_(group["lr"] / (1 - beta1**t)))
+        if group["weight_decay"]:
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        if parameter.numel() < group["min_8bit_size"]:
+            state |= {"exp_avg": M, "exp_avg_sq": V}
+            return
+        for (name, is_signed), moment in zip(_MOMENTS.items(), (M, V), strict=True):
+            held = quantise(moment, is_signed, group["block_size"])
+            state |= {f"{name}_codes": held.codes, f"{name}_absmax": held.absmax}
 
 
 def _taken_out(name: str, state: dict[str, Any], gradient: Tensor, block: int) -> Tensor:

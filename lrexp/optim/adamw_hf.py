@@ -15,28 +15,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.optim import Optimizer
+from torch import Tensor
 
-from lrexp.optim.settings import check_betas, check_not_negative
+from lrexp.optim.one_by_one import OneByOne
+from lrexp.optim.settings import AdamSettings
 
 
 @dataclass(frozen=True)
-class AdamWHFSettings:
+class AdamWHFSettings(AdamSettings):
     """Settings of `adamw_hf`, by transformers' names and with its defaults."""
 
-    betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-6
-    weight_decay: float = 0.0
     correct_bias: bool = True
 
-    def __post_init__(self) -> None:
-        """Raises ValueError for values out of range."""
-        check_betas(self.betas)
-        check_not_negative("eps", self.eps)
-        check_not_negative("weight_decay", self.weight_decay)
 
-
-class AdamWHF(Optimizer):
+class AdamWHF(OneByOne):
     """State by parameter: `step` (int), `exp_avg` and `exp_avg_sq` in the parameter's precision."""
 
     def __init__(
@@ -54,28 +47,21 @@ class AdamWHF(Optimizer):
             "eps": eps,
             "weight_decay": weight_decay,
             "correct_bias": correct_bias,
-            "decoupled_weight_decay": True,  # torch's own word for it: the decay is no part of the gradient
         }
         super().__init__(params, defaults)
 
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        """Moves every parameter that has a gradient."""
-        for group in self.param_groups:
-            beta1, beta2 = group["betas"]
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                gradient, state = parameter.grad, self.state[parameter]
-                if not state:
-                    state["step"] = 0
-                    state["exp_avg"] = torch.zeros_like(parameter)
-                    state["exp_avg_sq"] = torch.zeros_like(parameter)
-                state["step"] += 1
-                M, V, t = state["exp_avg"], state["exp_avg_sq"], state["step"]
-                M.mul_(beta1).add_(gradient, alpha=1 - beta1)
-                V.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-                correction = math.sqrt(1 - beta2**t) / (1 - beta1**t) if group["correct_bias"] else 1.0
-                parameter.addcdiv_(M, V.sqrt().add_(group["eps"]), value=-group["lr"] * correction)
-                if group["weight_decay"]:
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+    def move(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
+        """One step of the rule above."""
+        if not state:
+            state["step"] = 0
+            state["exp_avg"] = torch.zeros_like(parameter)
+            state["exp_avg_sq"] = torch.zeros_like(parameter)
+        state["step"] += 1
+        M, V, t = state["exp_avg"], state["exp_avg_sq"], state["step"]
+        beta1, beta2 = group["betas"]
+        M.mul_(beta1).add_(gradient, alpha=1 - beta1)
+        V.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        correction = math.sqrt(1 - beta2**t) / (1 - beta1**t) if group["correct_bias"] else 1.0
+        parameter.addcdiv_(M, V.sqrt().add_(group["eps"]), value=-group["lr"] * correction)
+        if group["weight_decay"]:
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])

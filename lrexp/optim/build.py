@@ -17,23 +17,9 @@ from lrexp.optim.adafactor import Adafactor, AdafactorSettings
 from lrexp.optim.adamw8bit import AdamW8bit, AdamW8bitSettings
 from lrexp.optim.adamw_hf import AdamWHF, AdamWHFSettings
 from lrexp.optim.group import Group
-from lrexp.optim.settings import check_betas, check_not_negative
+from lrexp.optim.settings import AdamSettings, check_not_negative
 from lrexp.spec.convert import from_mapping, nearest
 from lrexp.spec.errors import InputError
-
-
-@dataclass(frozen=True)
-class AdamSettings:
-    """Settings of torch's Adam and AdamW, which differ in how weight decay acts."""
-
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_betas(self.betas)
-        check_not_negative("eps", self.eps)
-        check_not_negative("weight_decay", self.weight_decay)
 
 
 @dataclass(frozen=True)

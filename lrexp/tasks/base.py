@@ -5,15 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor, nn
 
 from lrexp.models.model_spec import Outputs
+from lrexp.tasks.items import Item
 
 Batch = Mapping[str, Tensor]
-Item = Mapping[str, Any]
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lrexp.spec.errors import InputError
+from lrexp.tasks.items import Item, Items
 from lrexp.tasks.sources.table import Rows
 
 FORMAT = 1  # raised whenever the same rows are encoded or stored in another way
@@ -22,7 +23,7 @@ _CHUNK = 2048  # rows given to the tokenizer at once
 
 
 @dataclass(frozen=True, eq=False)
-class Encoded(Sequence[Mapping[str, Any]]):
+class Encoded(Items):
     """Items of one split: token arrays one after the other, item i between offsets[index[i]] and the next offset.
 
     An item is {"input_ids", "token_type_ids" where the tokenizer gives them, "label", "row"}; `row` counts from 0 in
@@ -38,20 +39,12 @@ class Encoded(Sequence[Mapping[str, Any]]):
     def __len__(self) -> int:
         return len(self.index)
 
-    @overload
-    def __getitem__(self, i: int) -> Mapping[str, Any]: ...
-    @overload
-    def __getitem__(self, i: slice) -> Sequence[Mapping[str, Any]]: ...
-    def __getitem__(self, i: int | slice) -> Mapping[str, Any] | Sequence[Mapping[str, Any]]:
-        if isinstance(i, slice):
-            return self.take(np.arange(len(self))[i])
+    def item(self, i: int) -> Item:
+        """Item number `i`, as the class says it is."""
         at = self.index[i]
         start, end = self.offsets[at], self.offsets[at + 1]
         item: dict[str, Any] = {name: flat[start:end] for name, flat in self.tokens.items()}
         return {**item, "label": self.labels[at], "row": self.rows[at]}
-
-    def __iter__(self) -> Iterator[Mapping[str, Any]]:
-        return (self[i] for i in range(len(self)))
 
     def take(self, positions: np.ndarray) -> Encoded:
         """The items at these positions, sharing the arrays."""

@@ -35,7 +35,7 @@ def build(
 ) -> Task:
     """The task of a dataset section; see `lrexp.tasks.build.build`. Nothing is encoded, so neither cache is used."""
     from lrexp.tasks import splits
-    from lrexp.tasks.image_classification import ImageClassification, Items
+    from lrexp.tasks.image_classification import ImageClassification, Images
 
     data = check(dataset)
     content = fingerprint(dataset)
@@ -44,7 +44,7 @@ def build(
     roles = splits.roles(list(found.splits), hold_out_selection)
     held_out = len(roles.held_out)
     parts = {
-        name: Items(rows.pixels, _labels(rows.labels, name, data), splits.pool(name, len(rows.labels), data, held_out))
+        name: Images(rows.pixels, _labels(rows.labels, name, data), splits.pool(name, len(rows.labels), data, held_out))
         for name, rows in found.splits.items()
     }
     if roles.held_out:

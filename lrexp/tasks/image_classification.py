@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, overload
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lrexp.tasks.base import Batch, Item, Split
+from lrexp.tasks.base import Batch, Split
 from lrexp.tasks.images import ImageData
+from lrexp.tasks.items import Item, Items
 from lrexp.tasks.labelled_task import Classification
 from lrexp.tasks.sources.pixels import Pictures
 from lrexp.tasks.splits import shuffled
 
 
 @dataclass(frozen=True, eq=False)
-class Items(Sequence[Mapping[str, Any]]):
+class Images(Items):
     """Images of one split as they are stored. An item is {"pixels", "label", "row"}, `row` its number as read."""
 
     pixels: np.ndarray  # (images, channels, height, width) uint8
@@ -29,20 +30,12 @@ class Items(Sequence[Mapping[str, Any]]):
     def __len__(self) -> int:
         return len(self.index)
 
-    @overload
-    def __getitem__(self, i: int) -> Mapping[str, Any]: ...
-    @overload
-    def __getitem__(self, i: slice) -> Sequence[Mapping[str, Any]]: ...
-    def __getitem__(self, i: int | slice) -> Mapping[str, Any] | Sequence[Mapping[str, Any]]:
-        if isinstance(i, slice):
-            return self.take(np.arange(len(self))[i])
+    def item(self, i: int) -> Item:
+        """Item number `i`, as the class says it is."""
         at = self.index[i]
         return {"pixels": self.pixels[at], "label": self.labels[at], "row": at}
 
-    def __iter__(self) -> Iterator[Mapping[str, Any]]:
-        return (self[i] for i in range(len(self)))
-
-    def take(self, positions: np.ndarray) -> Items:
+    def take(self, positions: np.ndarray) -> Images:
         """The items at these positions, sharing the arrays."""
         return replace(self, index=self.index[positions])
 
@@ -56,7 +49,7 @@ class ImageClassification(Classification):
 
     kind: ClassVar[str] = "image_classification"
 
-    def __init__(self, data: ImageData, parts: Mapping[str, Items], found: Pictures) -> None:
+    def __init__(self, data: ImageData, parts: Mapping[str, Images], found: Pictures) -> None:
         channels, height, width = found.shape
         if data.image_size is not None:
             height = width = data.image_size

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, overload
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from lrexp.spec.errors import InputError
 from lrexp.tasks.encode import Encoded
 from lrexp.tasks.instruction import InstructionData
+from lrexp.tasks.items import Item, Items
 from lrexp.tasks.language_encode import byte_sizes
 
 _CHUNK = 2048  # texts given to the tokenizer at once
@@ -26,7 +27,7 @@ class Texts:
 
 
 @dataclass(frozen=True, eq=False)
-class Asked(Sequence[Mapping[str, Any]]):
+class Asked(Items):
     """Items of a split whose prompts are answered by the model.
 
     Each is an item of `sequences` with "prompt_ids" (its prompt alone) and "answer", a place in the list of answers.
@@ -39,17 +40,9 @@ class Asked(Sequence[Mapping[str, Any]]):
     def __len__(self) -> int:
         return len(self.sequences)
 
-    @overload
-    def __getitem__(self, i: int) -> Mapping[str, Any]: ...
-    @overload
-    def __getitem__(self, i: slice) -> Sequence[Mapping[str, Any]]: ...
-    def __getitem__(self, i: int | slice) -> Mapping[str, Any] | Sequence[Mapping[str, Any]]:
-        if isinstance(i, slice):
-            return replace(self, sequences=self.sequences[i], prompts=self.prompts[i], answers=self.answers[i])
+    def item(self, i: int) -> Item:
+        """Item number `i`, as the class says it is."""
         return {**self.sequences[i], "prompt_ids": self.prompts[i], "answer": self.answers[i]}
-
-    def __iter__(self) -> Iterator[Mapping[str, Any]]:
-        return (self[i] for i in range(len(self)))
 
     @property
     def largest_token(self) -> int:

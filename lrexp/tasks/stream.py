@@ -7,17 +7,18 @@ goes on later finds its place in the cache, or else reads again from the start, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lrexp.spec.errors import RunError
 from lrexp.tasks import encode
 from lrexp.tasks.encode import Encoded, Encodings
+from lrexp.tasks.items import Item, Items
 from lrexp.tasks.language_encode import encode as sequences
 from lrexp.tasks.language_encode import tokenized
 from lrexp.tasks.sources import shards
@@ -107,7 +108,7 @@ class Stream:
 
 
 @dataclass(eq=False)
-class Streamed(Sequence[Mapping[str, Any]]):
+class Streamed(Items):
     """The first `total` sequences of a stream, in blocks of `data.buffer_size`. `about` names it in the cache."""
 
     stream: Stream
@@ -125,16 +126,9 @@ class Streamed(Sequence[Mapping[str, Any]]):
     def __len__(self) -> int:
         return self.total
 
-    @overload
-    def __getitem__(self, i: int) -> Mapping[str, Any]: ...
-    @overload
-    def __getitem__(self, i: slice) -> Sequence[Mapping[str, Any]]: ...
-    def __getitem__(self, i: int | slice) -> Mapping[str, Any] | Sequence[Mapping[str, Any]]:
-        if isinstance(i, slice):
-            return [self[j] for j in range(*i.indices(self.total))]
-        if not 0 <= i < self.total:
-            raise IndexError(f"item {i} of {self.total}")
-        number, place = divmod(int(i), self.size)
+    def item(self, i: int) -> Item:
+        """Sequence number `i` of the stream. Raises RunError where the shards end before it."""
+        number, place = divmod(i, self.size)
         block = self.block(number)
         if block is None or place >= len(block):
             raise RunError(f"the shards end after {number * self.size + len(block or ())} sequences: {self.short}")
