@@ -62,6 +62,7 @@ def identify(spec: RunSpec, then: dict[str, Any] | None = None) -> Run:
     model = model_spec.read(spec.model)
     build.refuse_other_kind(model, tasks.output_kind(spec.dataset))
     place = load.place(model)
+    refuse_quantised(spec.method["name"], place)
     facts: dict[str, Any] = {
         "model_fingerprint": load.fingerprint(model, place),
         "data_fingerprint": tasks.fingerprint(spec.dataset),
@@ -177,3 +178,12 @@ def refuse_combinations(spec: RunSpec) -> None:
         raise InputError(f"method={name} does not train bf16 weights: use hardware.precision=bf16_autocast or float32.")
     if spec.training.per_layer_updates and not supports.per_layer:
         raise InputError(f"method={name} needs all gradients of a step at once: set training.per_layer_updates=false.")
+
+
+def refuse_quantised(name: str, place: load.Place) -> None:
+    """Raises InputError where the base's weights are stored in fewer bits and the method needs them as they are."""
+    kind = load.quantisation(place)
+    if kind is not None and not catalog.entry(name).supports.quantised_base:
+        raise InputError(
+            f"{place}: its weights are quantised ({kind}), and method={name} needs them as they are: take the original."
+        )

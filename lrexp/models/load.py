@@ -142,6 +142,16 @@ def tokenizer(place: Place) -> Any:
         raise InputError(f"{place.tokenizer}: no tokenizer could be read there ({first_line(error)}).") from error
 
 
+def quantisation(place: Place) -> str | None:
+    """How the weights in the folder are stored in fewer bits (gptq, bitsandbytes, ...); None where they are not."""
+    file = None if place.folder is None else place.folder / "config.json"
+    try:
+        found = None if file is None else json.loads(file.read_text(encoding="utf-8")).get("quantization_config")
+    except (OSError, ValueError, AttributeError):
+        return None  # whoever builds the model says what is wrong with it
+    return str(found.get("quant_method", "in fewer bits")) if isinstance(found, dict) else None
+
+
 def quiet() -> None:
     """Keeps transformers from reporting what is expected (a new head) and from drawing bars, but for LREXP_DEBUG=1."""
     from transformers.utils import logging

@@ -102,12 +102,6 @@ def test_a_model_and_a_task_that_do_not_match_are_refused() -> None:
         build.refuse_other_kind(replace(tiny(), kind="encoder"), "causal_lm")
 
 
-def test_quantised_weights_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}')
-    with pytest.raises(InputError, match="its weights are quantised"):
-        build.empty(tiny(), load.Place(tmp_path, None), LM, torch.float32)
-
-
 def test_a_wrong_architecture_is_said_in_one_line() -> None:
     with pytest.raises(InputError, match=r"model=llama_tiny: .*'lama' is not one of .* did you mean 'llama'\?"):
         build.empty(replace(tiny(), architecture="lama"), PLACE, LM, torch.float32)
