@@ -202,3 +202,14 @@ def test_other_layers_are_refused() -> None:
 def test_values_out_of_range_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r" is (0|-1)"):
         SVDCompressHyperparameters(**values)
+
+
+def test_the_result_has_the_quality_of_the_base_and_as_prepared(run: Any, tmp_path: Path) -> None:
+    words = ("method=svd_compress", "method.keep_ratio=0.5")
+    trained, _ = run(*words, to="trained")
+    alone, _ = run(*words, "method.repair=none", "training.max_steps=0", to="alone")
+    base, _ = run("method=full", "training.max_steps=0", to="base")
+    for metrics in (trained["metrics"], alone["metrics"]):
+        assert metrics["base_loss"] == base["metrics"]["loss"]
+    assert trained["metrics"]["prepared_loss"] == alone["metrics"]["loss"] != trained["metrics"]["loss"]
+    assert not any(name.startswith("prepared_") for name in alone["metrics"])
