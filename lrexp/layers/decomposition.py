@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lrexp.layers.adapted import has_values
-from lrexp.linalg.svd import Triplets, exact_svd, randomized_svd, singular_values
+from lrexp.linalg.svd import Triplets, exact_svd, randomized_svd, singular_values, test_shape
 
 
 def top_triplets(weight: Tensor, r: int, cache: Path | None) -> Triplets:
@@ -58,6 +58,24 @@ def sketched_triplets(
         lambda: randomized_svd(weight, r, niter, oversampling, omega.to(weight.device)),
         _shapes(weight, r),
     )
+
+
+def leading_triplets(
+    weight: Tensor,
+    r: int,
+    niter: int,
+    oversampling: int,
+    draw: Callable[[tuple[int, int]], Tensor] | None,
+    cache: Path | None,
+) -> Triplets:
+    """The same, randomized with the test matrix that `draw` gives for its shape, or exact where `draw` is None.
+
+    On shapes alone nothing is drawn.
+    """
+    if draw is None or not has_values(weight):
+        return top_triplets(weight, r, cache)
+    omega = draw(test_shape((weight.shape[0], weight.shape[1]), r, oversampling))
+    return sketched_triplets(weight, r, niter, oversampling, omega, cache)
 
 
 def _kept(

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lrexp.layers.adapted import features
 from lrexp.layers.factorised import FactorisedLinear
-from lrexp.layers.sparse_low_rank_function import sparse_low_rank
+from lrexp.layers.sparse_low_rank_function import dense, sparse_low_rank
 from lrexp.linalg.sparse import index_dtype
 
 
@@ -36,7 +36,4 @@ class SparseLowRankLinear(FactorisedLinear):
     def dense_weight(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The matrix s B A + S (m, n), computed in `dtype`."""
         s = self.scaling if self.p is None else self.p.to(dtype).tanh()
-        W = s * (self.B.to(dtype) @ self.A.to(dtype))
-        flat, positions = W.view(-1), self.support.long()
-        flat[positions] += self.v.to(dtype)
-        return W
+        return dense(self.A.to(dtype), self.B.to(dtype), self.v.to(dtype), self.support, s)

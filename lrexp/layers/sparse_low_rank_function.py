@@ -61,7 +61,7 @@ def _forward(
     rows = x.reshape(-1, n)  # (t, n)
     with torch.autocast(x.device.type, enabled=False):
         if not is_direct(x, (m, n), A.shape[0], v.numel()):
-            W = _weight(A, B, v, support, scaling).to(x.dtype)
+            W = dense(A, B, v, support, scaling).to(x.dtype)
             return F.linear(rows, W, None if bias is None else bias.to(x.dtype)).view(*x.shape[:-1], m)
         y = rows.new_empty(rows.shape[0], m)
         A, B, v = (t.to(_wide(x)) for t in (A, B, v))
@@ -125,15 +125,15 @@ def _direct_backward(
 def _formed_backward(
     g: Tensor, rows: Tensor, A: Tensor, B: Tensor, v: Tensor, support: Tensor, scaling: float, need_x: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    dx = g @ _weight(A, B, v, support, scaling).to(g.dtype) if need_x else rows.new_empty(0)  # (t, m) @ (m, n)
+    dx = g @ dense(A, B, v, support, scaling).to(g.dtype) if need_x else rows.new_empty(0)  # (t, m) @ (m, n)
     G = (g.t() @ rows).to(A.dtype)  # (m, t) @ (t, n)
     dA = (B.t() @ G).mul_(scaling)  # (r, m) @ (m, n)
     dB = (G @ A.t()).mul_(scaling)  # (m, n) @ (n, r)
     return dx, dA, dB, G.view(-1)[support.long()]
 
 
-def _weight(A: Tensor, B: Tensor, v: Tensor, support: Tensor, scaling: float) -> Tensor:
-    """The matrix s B A + S, dense (m, n)."""
+def dense(A: Tensor, B: Tensor, v: Tensor, support: Tensor, scaling: float | Tensor) -> Tensor:
+    """The matrix s B A + S, dense (m, n), in the precision of what is given."""
     W = (B * scaling) @ A
     flat, positions = W.view(-1), support.long()
     flat[positions] = flat[positions] + v  # no position comes twice: deterministic on every device

@@ -44,19 +44,26 @@ class Projection(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Dense:
-    """P by blocks of rows (rows, d); `block(i)` draws one again where they are not held. Columns are over `norms`."""
+    """P by blocks of rows (rows, d), which are held or drawn again by `draw(i)`. Columns are over `norms`."""
 
     sizes: tuple[int, ...]
     rows: tuple[int, ...]  # of every block
-    block: Callable[[int], Tensor]
     norms: Tensor  # (d)
+    held: tuple[Tensor, ...] | None = None
+    draw: Callable[[int], Tensor] | None = None
 
     @classmethod
-    def of(cls, blocks: Sequence[Tensor], is_normalised: bool = True) -> Dense:
-        """From blocks that are given; without normalisation they are taken as they are."""
+    def of(cls, blocks: Sequence[Tensor], norms: Tensor | None = None) -> Dense:
+        """From blocks that are given; their columns are divided by `norms` (d), by default their lengths."""
         rows = tuple(len(block) for block in blocks)
-        norms = _column_norms(blocks) if is_normalised else torch.ones(blocks[0].shape[1], dtype=torch.float64)
-        return cls((sum(rows),), rows, list(blocks).__getitem__, norms)
+        return cls((sum(rows),), rows, _column_norms(blocks) if norms is None else norms, held=tuple(blocks))
+
+    def block(self, i: int) -> Tensor:
+        """The i-th block."""
+        if self.held is not None:
+            return self.held[i]
+        assert self.draw is not None, "blocks are held or drawn"
+        return self.draw(i)
 
     @classmethod
     def drawn(cls, D: int, d: int, generator: Callable[[int], torch.Generator]) -> Dense:
@@ -69,15 +76,14 @@ class Dense:
 
         if D * d <= HELD:
             return cls.of([block(i) for i in range(len(rows))])
-        return cls((D,), rows, block, _column_norms(block(i) for i in range(len(rows))))
+        return cls((D,), rows, _column_norms(block(i) for i in range(len(rows))), draw=block)
 
     def to(self, device: torch.device) -> Dense:
         """The same on a device; blocks that are held move there."""
         if self.norms.device == device:
             return self
-        held = getattr(self.block, "__self__", None)
-        block = self.block if held is None else [b.to(device) for b in held].__getitem__
-        return replace(self, block=block, norms=self.norms.to(device))
+        held = None if self.held is None else tuple(block.to(device) for block in self.held)
+        return replace(self, held=held, norms=self.norms.to(device))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Dense:
         return self

@@ -38,7 +38,9 @@ def global_ranks(spectra: Sequence[Tensor], shapes: Sequence[Shape], budget: int
     while True:
         open_ = [i for i, r in enumerate(ranks) if r is not None]
         left = budget - sum(m * n for (m, n), r in zip(shapes, ranks, strict=True) if r is None)
-        for i, r in zip(open_, _cut([spectra[i] for i in open_], [shapes[i] for i in open_], left), strict=True):
+        costs = [sum(shapes[i]) for i in open_]
+        scores = [_per_parameter(spectra[i], cost) for i, cost in zip(open_, costs, strict=True)]
+        for i, r in zip(open_, pooled_ranks(scores, costs, left), strict=True):
             ranks[i] = r
         dense = [i for i in open_ if not saves(*shapes[i], ranks[i] or 0)]
         if not dense:
@@ -47,15 +49,21 @@ def global_ranks(spectra: Sequence[Tensor], shapes: Sequence[Shape], budget: int
             ranks[i] = None
 
 
-def _cut(spectra: Sequence[Tensor], shapes: Sequence[Shape], budget: int) -> list[int]:
-    """How many leading components of each matrix lie before the point where the budget is used up."""
-    if not spectra:
+def pooled_ranks(scores: Sequence[Tensor], costs: Sequence[int], budget: int) -> list[int]:
+    """How many components of each layer are among the best of them all, as far as the budget goes.
+
+    `scores` holds each layer's, descending; a component of layer i costs `costs[i]`. Ties go by index.
+    """
+    if not scores:
         return []
-    costs = torch.tensor([m + n for m, n in shapes])
-    counts = torch.tensor([len(S) for S in spectra])
-    owner = torch.arange(len(shapes)).repeat_interleave(counts)  # of each component
-    scores = torch.cat([S.cpu().double() for S in spectra]).square() / costs[owner]
-    scores[counts.cumsum(0) - counts] = torch.inf  # the first of each
-    order = scores.argsort(descending=True, stable=True)
-    taken = costs[owner[order]].cumsum(0) <= budget
-    return owner[order][taken].bincount(minlength=len(shapes)).tolist()
+    owner = torch.arange(len(scores)).repeat_interleave(torch.tensor([len(each) for each in scores]))
+    order = torch.cat([each.cpu().double() for each in scores]).argsort(descending=True, stable=True)
+    taken = torch.tensor(costs)[owner[order]].cumsum(0) <= budget
+    return owner[order][taken].bincount(minlength=len(scores)).tolist()
+
+
+def _per_parameter(S: Tensor, cost: int) -> Tensor:
+    """The error that each component saves for a parameter; the first of a matrix comes before all others."""
+    score = S.cpu().double().square() / cost
+    score[:1] = torch.inf
+    return score

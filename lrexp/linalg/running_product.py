@@ -63,9 +63,9 @@ class CutProduct:
         return float(((self.g @ self.g.mT) * (self.x @ self.x.mT)).sum().clamp_min(0).sqrt())
 
 
-def running_sum(m: int, n: int, p: int, omega: Tensor) -> DenseSum | CutProduct:
-    """What holds the sum in less memory, where at least its p leading triplets are kept."""
-    return DenseSum(m, n) if m * n <= LENGTH * p * (m + n) else CutProduct(m, n, omega)
+def running_sum(m: int, n: int, omega: Tensor) -> DenseSum | CutProduct:
+    """What holds the sum in less memory; `omega` (min(m, n), p), where its p leading triplets at least are kept."""
+    return DenseSum(m, n) if m * n <= LENGTH * omega.shape[1] * (m + n) else CutProduct(m, n, omega)
 
 
 def product_svd(g: Tensor, x: Tensor, r: int, niter: int, omega: Tensor) -> Triplets:

@@ -47,9 +47,3 @@ def iterated_basis(matrix: Tensor, r: int, start: Tensor, niter: int) -> Tensor:
     R = R.double()  # (q, q), squared below: a float32 square would lose all but the largest values
     vectors = torch.linalg.eigh(R @ R.mT).eigenvectors  # ascending
     return basis @ vectors[:, -r:].flip(1).to(basis)
-
-
-def canonical_columns(basis: Tensor) -> Tensor:
-    """The basis (n, r) with the entry of largest magnitude of every column positive (the first of several)."""
-    largest = basis.gather(0, basis.abs().argmax(dim=0, keepdim=True))  # (1, r)
-    return torch.where(largest < 0, -basis, basis)

@@ -112,7 +112,10 @@ class Method:
         return Decisions()
 
     def bound(self, model: nn.Module) -> Decisions:
-        """Decisions without data that stand for the largest `decide` may take: for plans and rehearsals on shapes."""
+        """Decisions without data in place of those that `decide` finds: for plans and rehearsals on shapes.
+
+        Ranks that data decide may end otherwise, layer by layer; all that does not depend on them has its true shape.
+        """
         return Decisions()
 
     def prepare(self, model: nn.Module, decisions: Decisions, context: Context) -> nn.Module:
@@ -134,11 +137,16 @@ class Method:
         return self.prepare(model, decisions, context)
 
     def parameter_groups(self, model: nn.Module) -> list[Group]:
-        """What the optimizer gets. Default: all that requires a gradient, weight decay on matrices only."""
+        """What the optimizer gets. Default: all that requires a gradient, weight decay on what is `decayed`."""
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        matrices = {name: p for name, p in trained.items() if p.ndim >= 2}
-        others = {name: p for name, p in trained.items() if p.ndim < 2}
-        return [g for g in (Group(matrices), Group(others, weight_decay=False)) if g.parameters]
+        decayed = self.decayed(model)
+        shrinking = {name: p for name, p in trained.items() if name in decayed}
+        others = {name: p for name, p in trained.items() if name not in decayed}
+        return [g for g in (Group(shrinking), Group(others, weight_decay=False)) if g.parameters]
+
+    def decayed(self, model: nn.Module) -> set[str]:
+        """Names of the parameters on which weight decay acts. Default: matrices, and what has more dimensions."""
+        return {name for name, p in model.named_parameters() if p.ndim >= 2}
 
     def build_optimizer(self, groups: list[Group], make: Callable[[list[Group]], Optimizer]) -> Optimizer:
         """The optimizer over the groups; `make` gives the spec's base optimizer. Default: just that."""

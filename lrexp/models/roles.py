@@ -22,6 +22,7 @@ Value = TypeVar("Value")
 Slices = tuple[bool, ...]  # which equal slices of a fused layer's output are meant; () is the whole layer
 
 ADAPTABLE = (nn.Linear, Conv1D, nn.Conv2d, nn.Embedding)
+LINEAR = (nn.Linear, Conv1D)
 # These read a child's weight without calling the child: an adapter there would be passed by.
 _READ_PAST = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 _ATTENTION = r"\w*[aA]tt\w*"
@@ -75,6 +76,24 @@ def selection(model: nn.Module, target_modules: str | tuple[str, ...], head: tup
         for name, slices in found.items():
             chosen[name] = _union(chosen.get(name, slices), slices)
     return {name: chosen[name] for name in candidates if name in chosen}
+
+
+def whole_layers(
+    model: nn.Module, target_modules: str | tuple[str, ...], head: tuple[str, ...], kinds: tuple[type, ...] = ADAPTABLE
+) -> list[str]:
+    """The target modules for a method that works on a layer's weight as a whole; see `selection`.
+
+    Raises InputError for a layer of another kind, and for a part of a fused layer.
+    """
+    found = selection(model, target_modules, head)
+    for name, slices in found.items():
+        if not isinstance(model.get_submodule(name), kinds):
+            known = " or ".join(kind.__name__ for kind in kinds)
+            kind = type(model.get_submodule(name)).__name__
+            raise InputError(f"target_modules: {name} is a {kind}, and this method takes {known}; leave it out")
+        if not all(slices):
+            raise InputError(f"target_modules: {name} is a fused layer, taken whole: name all its roles, or the layer")
+    return list(found)
 
 
 def head_modules(model: nn.Module, head: tuple[str, ...]) -> list[str]:

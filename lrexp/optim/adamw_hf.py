@@ -1,4 +1,4 @@
-"""The AdamW that transformers shipped until 2024: published numbers of that time, GaLore's among them, need it.
+"""The AdamW that transformers once shipped: published numbers of that time, GaLore's among them, need it.
 
     W <- W - lr c M / (sqrt(V) + eps),   c = sqrt(1 - beta2^t) / (1 - beta1^t), or 1 without correct_bias
     W <- W - lr weight_decay W

@@ -12,8 +12,8 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from lrexp.linalg.subspace import canonical_columns, exact_basis, iterated_basis, raw_basis
-from lrexp.linalg.svd import test_shape
+from lrexp.linalg.subspace import exact_basis, iterated_basis, raw_basis
+from lrexp.linalg.svd import canonical_rows, test_shape
 
 Kept = dict[str, Any]
 Draw = Callable[[int], torch.Generator]  # a fresh generator for the step
@@ -120,7 +120,7 @@ class Basis:
             return exact_basis(matrix, r).contiguous() if self.sign == "canonical" else raw_basis(matrix, r)
         niter = self.niter + (old is None)  # a random start is further away, and comes once
         found = iterated_basis(matrix, r, self._start(matrix, r, old, step), niter)
-        return canonical_columns(found) if self.sign == "canonical" else found
+        return canonical_rows(found.mT).mT.contiguous() if self.sign == "canonical" else found
 
     def _start(self, matrix: Tensor, r: int, old: Tensor | None, step: int) -> Tensor:
         """The old basis and `oversampling` random columns beside it; all are random the first time."""

@@ -41,7 +41,7 @@ class GivenDraw(Draw):
 
     def dense(self, name: str, D: int, d: int) -> Dense:
         """P of a parameter."""
-        return Dense.of([self.case[f"P_{NAMES[name]}"].reshape(D, d)], is_normalised=False)
+        return Dense.of([self.case[f"P_{NAMES[name]}"].reshape(D, d)], torch.ones(d, dtype=torch.float64))
 
 
 @dataclass

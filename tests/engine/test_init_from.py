@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,23 @@ from safetensors.torch import load_file, save_file
 from lrexp.engine.identify import identify
 from lrexp.methods import catalog
 from lrexp.methods.catalog import families
+from lrexp.spec import choices
+from lrexp.spec.choice import Field
 from lrexp.spec.compose import compose
+from lrexp.spec.convert import from_mapping
 from lrexp.spec.errors import InputError, Interrupted
 from lrexp.spec.run_spec import RunSpec
 from tests.conftest import merged
 from tests.engine.stopping import stop_after
+from tests.methods.probe import other_values
 from tests.methods.test_laws import weights
 
 METHODS = list(catalog.ENTRIES)
+
+
+def of_the_end(result: dict[str, Any]) -> dict[str, Any]:
+    """Metrics without those from before training, which are another base's: that of another seed's head."""
+    return {name: value for name, value in result["metrics"].items() if not name.startswith(("base_", "prepared_"))}
 
 
 @pytest.fixture
@@ -37,11 +47,7 @@ def other_data(tiny_data: Path, tmp_path: Path) -> Path:
 def test_it_is_the_other_run_before_its_first_step(method: str, run: Any) -> None:
     first, one = run(f"method={method}", to="one")
     second, two = run(f"method={method}", f"init_from={one}", "seed=9", "training.max_steps=0", to="two")
-    of_the_end, also = (
-        {name: value for name, value in row["metrics"].items() if not name.startswith(("base_", "prepared_"))}
-        for row in (first, second)
-    )  # what stands before training is another base's: the head of the other seed
-    assert also == of_the_end
+    assert of_the_end(second) == of_the_end(first)
     assert weights(two) == weights(one)
     _, three = run(f"method={method}", f"init_from={one}", "seed=9", to="three")
     assert weights(three) != weights(one)
@@ -121,18 +127,25 @@ def test_what_does_not_fit_is_refused_before_the_run_begins(
     assert not (tmp_path / "two").exists()
 
 
-@pytest.mark.parametrize(
-    ("method", "words"),
-    [
-        ("lora", ("method.lora_dropout=0.5", "method.init_lora_weights=gaussian")),
-        ("pissa", ("method.svd=randomized", "method.svd_niter=1", "method.svd_oversampling=0")),
-    ],
-)
-def test_what_decides_a_fresh_start_or_training_alone_may_differ(method: str, words: tuple[str, ...], run: Any) -> None:
+def other_value(method: str, field: Field) -> Any:
+    """Another value of the key that is in range."""
+    for value in other_values(field.default, field.annotation) if not field.key.startswith(("name", "tuning")) else ():
+        with suppress(InputError):
+            from_mapping(catalog.load(method).Hyperparameters, {field.key: value}, "method")
+            return value
+    return None
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if catalog.load(name).may_differ])
+def test_what_decides_a_fresh_start_or_training_alone_may_differ(method: str, run: Any) -> None:
+    values = {field.key: other_value(method, field) for field in choices.choice("method", method).fields}
+    values = {key: values[key] for key in catalog.load(method).may_differ}
+    words = [
+        f"method.{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in values.items()
+    ]
     first, one = run(f"method={method}", to="one")
     second, two = run(f"method={method}", *words, f"init_from={one}", "training.max_steps=0", to="two")
-    assert second["metrics"] == first["metrics"] and weights(two) == weights(one)
-    assert {word.partition("=")[0].removeprefix("method.") for word in words} == set(catalog.load(method).may_differ)
+    assert of_the_end(second) == of_the_end(first) and weights(two) == weights(one)
 
 
 def test_settings_are_compared_as_values_not_as_they_are_written(run: Any, tmp_path: Path) -> None:

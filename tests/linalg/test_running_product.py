@@ -44,5 +44,5 @@ def test_cut_again_and_again_it_keeps_the_leading_triplets(m: int, n: int) -> No
 
 
 def test_the_smaller_form_is_taken() -> None:
-    assert isinstance(running_sum(64, 64, 8, draw(64, 8)), DenseSum)
-    assert isinstance(running_sum(64, 640, 8, draw(64, 8)), CutProduct)
+    assert isinstance(running_sum(64, 64, draw(64, 8)), DenseSum)
+    assert isinstance(running_sum(64, 640, draw(64, 8)), CutProduct)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lrexp.linalg.subspace import canonical_columns, exact_basis, iterated_basis, raw_basis
+from lrexp.linalg.subspace import exact_basis, iterated_basis, raw_basis
 
 
 def decaying(m: int, n: int, rate: float, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -70,9 +70,3 @@ def test_on_a_flat_spectrum_every_iteration_brings_more() -> None:
 def test_zero_and_float64() -> None:
     assert torch.isfinite(iterated_basis(torch.zeros(9, 7), 3, start(7, 5), 2)).all()
     assert iterated_basis(decaying(9, 7, 0.5, torch.float64), 3, start(7, 5), 2).dtype == torch.float64
-
-
-def test_canonical_columns_have_their_largest_entry_positive() -> None:
-    basis = torch.tensor([[0.1, -0.9], [-0.8, 0.2]])
-    assert torch.equal(canonical_columns(basis), torch.tensor([[-0.1, 0.9], [0.8, -0.2]]))
-    assert torch.equal(canonical_columns(-basis), canonical_columns(basis))

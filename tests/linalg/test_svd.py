@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lrexp.linalg import svd
-from lrexp.linalg.svd import Triplets, exact_svd, randomized_svd
+from lrexp.linalg.svd import Triplets, canonical_rows, exact_svd, randomized_svd
 
 
 def matrix(m: int, n: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
@@ -110,3 +110,9 @@ def test_another_algorithm_is_taken_where_one_does_not_converge(monkeypatch: pyt
     assert torch.allclose(reconstruct(exact_svd(W, 3)), expected, atol=1e-5)
     monkeypatch.setattr(torch.linalg, "svd", fail)
     assert torch.allclose(reconstruct(exact_svd(W, 3)), expected, atol=1e-5)
+
+
+def test_canonical_rows_have_their_largest_entry_positive() -> None:
+    rows = torch.tensor([[0.1, -0.8], [0.9, -0.2]])
+    assert torch.equal(canonical_rows(rows), torch.tensor([[-0.1, 0.8], [0.9, -0.2]]))
+    assert torch.equal(canonical_rows(-rows), canonical_rows(rows))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from transformers import GPT2Config, GPT2Model
 
 from lrexp.methods.base import Context, Decisions
 from lrexp.methods.gradients.galore import GaLore, GaLoreHyperparameters
-from lrexp.optim.build import make_optimizer
 from lrexp.spec.errors import InputError, Interrupted
 from tests.conftest import session
 from tests.engine.stopping import stop_after
@@ -48,14 +46,15 @@ def test_a_fused_weight_is_projected_whole_or_not_at_all() -> None:
     assert "\n" not in str(refused.value)
 
 
-def test_a_rank_above_the_weights_is_noted_once(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        method = prepared(Probe(), rank=25)
-        for _ in range(2):
-            method.build_optimizer(method.parameter_groups(Probe()), make_optimizer({"name": "adamw"}, 0.1))
-        prepared(Probe(), rank=24)
-    assert [record.getMessage() for record in caplog.records] == [
-        "rank 25 is above the smaller side of 6 of 6 target weights (from 24): there it is that side"
+def test_a_rank_above_the_weights_is_said_once() -> None:
+    said: list[str] = []
+    context = Context(0, 1, torch.device("cpu"), torch.float32, say=said.append)
+    for rank in (25, 24):
+        method = GaLore(GaLoreHyperparameters(rank=rank))
+        method.prepare(Probe(), Decisions(), context)
+        method.reload(Probe(), Decisions(), context, {})  # a run that goes on says it no more
+    assert said == [
+        "GaLore: rank 25 is above the smaller side of 6 of 6 target weights (from 24): there it is that side"
     ]
 
 

@@ -194,11 +194,21 @@ def test_a_layer_without_inputs_or_with_broken_ones_is_named() -> None:
 
 
 def test_other_layers_are_refused() -> None:
-    with pytest.raises(InputError, match="0 is a Embedding: only linear layers"):
+    with pytest.raises(InputError, match="0 is a Embedding, and this method takes"):
         method(target_modules=("0",)).prepare(nn.Sequential(nn.Embedding(4, 4)), Decisions(), CONTEXT)
 
 
-@pytest.mark.parametrize("values", [{"keep_ratio": 0.0}, {"r": 0}, {"asvd_alpha": -1.0}, {"calibration_size": 0}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"keep_ratio": 0.0},
+        {"r": 0},
+        {"asvd_alpha": -1.0},
+        {"calibration_size": 0},
+        {"calibration_batches": 0},
+        {"budget_bytes": 0},
+    ],
+)
 def test_values_out_of_range_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r" is (0|-1)"):
         SVDCompressHyperparameters(**values)
@@ -213,3 +223,37 @@ def test_the_result_has_the_quality_of_the_base_and_as_prepared(run: Any, tmp_pa
         assert metrics["base_loss"] == base["metrics"]["loss"]
     assert trained["metrics"]["prepared_loss"] == alone["metrics"]["loss"] != trained["metrics"]["loss"]
     assert not any(name.startswith("prepared_") for name in alone["metrics"])
+
+
+def test_a_layer_called_more_than_once_sees_the_original_inputs() -> None:
+    """A shared block: its second call comes after others that are compressed too."""
+
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.last = nn.Linear(12, 12), nn.Linear(12, 12)
+
+        def forward(self, x: Tensor) -> Tensor:
+            for _ in range(3):
+                x = torch.tanh(self.last(torch.tanh(self.q(x))))
+            return x
+
+    def compressed(*targets: str) -> Tensor:
+        with ambient(4):
+            model = Shared()
+        method = SVDCompress(SVDCompressHyperparameters(keep_ratio=0.5, target_modules=targets, repair="none"))
+        method.prepare(model, Decisions(), CONTEXT)
+        return factorised_layers(model)["q"].dense_weight()
+
+    torch.testing.assert_close(compressed("(q)", "(last)"), compressed("(q)"), rtol=1e-6, atol=1e-7)
+
+
+def test_a_part_of_a_fused_layer_is_refused() -> None:
+    class Fused(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.c_attn = Conv1D(36, 12)
+
+    method = SVDCompress(SVDCompressHyperparameters(target_modules=("q",)))
+    with pytest.raises(InputError, match="c_attn is a fused layer, taken whole"):
+        method.prepare(Fused(), Decisions(), CONTEXT)

@@ -188,3 +188,24 @@ def test_per_layer_and_whole_hold_the_same_state() -> None:
         states.append([held["tall"].detach(), *tensors_in([dict(optimizer.state[p]) for p in held.values()])])
     assert len(states[0]) > 10
     assert all(torch.equal(one, two) for one, two in zip(*states, strict=True))
+
+
+def test_what_the_last_pass_does_not_reach_moves_with_the_step() -> None:
+    """A parameter with a gradient from an earlier micro-batch alone, beside one of the last."""
+
+    def trained(build_per_layer: bool) -> list[Tensor]:
+        a, b = (nn.Parameter(torch.full((3,), value)) for value in (1.0, 2.0))
+        groups = [Group({"a": a, "b": b})]
+        make = make_optimizer({"name": "adamw"}, 0.1)
+        optimizer = PerLayer(groups, make) if build_per_layer else make(groups)
+        for _ in range(2):
+            for is_last, loss in ((False, lambda: (a * b).sum()), (True, lambda: a.square().sum())):
+                if isinstance(optimizer, PerLayer):
+                    optimizer.is_last = is_last
+                loss().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return [a.detach(), b.detach()]
+
+    for one, other in zip(trained(True), trained(False), strict=True):
+        assert torch.equal(one, other) and not torch.equal(one, torch.full((3,), 1.0))

@@ -37,6 +37,7 @@ from lrexp.layers.inputs import Groups, at_rest, find_groups, listen, rows, toke
 from lrexp.layers.lora_layer import LoRALayer
 from lrexp.linalg.covariance import KEPT, RunningCovariance
 from lrexp.linalg.incremental_pca import IncrementalPCA
+from lrexp.linalg.ranks import pooled_ranks
 from lrexp.linalg.svd import Triplets, randomized_svd, test_shape
 from lrexp.methods.adapters.lora import LoRA, LowRankHyperparameters
 from lrexp.methods.base import Batch, Context, Decisions
@@ -257,7 +258,5 @@ def redistributed(
 ) -> dict[str, int]:
     """Ranks by layer: the `budget` largest ratios of all layers' components win; ties go in the model's order."""
     names = list(groups.leader)
-    ratios = [estimators[groups.leader[name]].explained_variance_ratio[: caps[name]].double().cpu() for name in names]
-    owner = torch.repeat_interleave(torch.arange(len(names)), torch.tensor([len(each) for each in ratios]))
-    won = torch.cat(ratios).argsort(descending=True, stable=True)[:budget]
-    return dict(zip(names, torch.bincount(owner[won], minlength=len(names)).tolist(), strict=True))
+    ratios = [estimators[groups.leader[name]].explained_variance_ratio[: caps[name]] for name in names]
+    return dict(zip(names, pooled_ranks(ratios, [1] * len(names), budget), strict=True))

@@ -132,7 +132,7 @@ class LoRAGA(LoRA):
     def sum(self, m: int, n: int, r: int, name: str, context: Context) -> DenseSum | CutProduct:
         """What takes in the gradient of an (m, n) matrix."""
         p = min(KEPT * 2 * r, m, n)
-        return running_sum(m, n, p, self.omega((min(m, n), p), f"cut:{name}", context))
+        return running_sum(m, n, self.omega((min(m, n), p), f"cut:{name}", context))
 
     def triplets(self, held: DenseSum | CutProduct, k: int, name: str, context: Context) -> Triplets:
         """The k = 2 r leading triplets, by the authors' randomized SVD of 2 k dimensions."""

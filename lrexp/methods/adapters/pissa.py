@@ -16,15 +16,16 @@ Preparation: one SVD a layer, one layer at a time, kept on disk by the weight's 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from lrexp.layers.adapted import has_values
-from lrexp.layers.decomposition import sketched_triplets, top_triplets
+from lrexp.layers.decomposition import leading_triplets
 from lrexp.layers.lora_layer import LoRALayer
-from lrexp.linalg.svd import Triplets, test_shape
+from lrexp.linalg.svd import Triplets
 from lrexp.methods.adapters.lora import LoRA, LowRankHyperparameters
 from lrexp.methods.base import Context, Decisions
 from lrexp.spec.errors import InputError
@@ -66,11 +67,9 @@ class PiSSA(LoRA):
     def triplets(self, W: Tensor, r: int, name: str, context: Context) -> Triplets:
         """The r leading triplets of an (m, n) weight by the chosen algorithm."""
         values = self.hyperparameters
+        draw = None if values.svd == "exact" else partial(self.omega, name=name, context=context)
         try:
-            if values.svd == "exact" or not has_values(W):  # on shapes alone nothing is drawn either
-                return top_triplets(W, r, context.cache)
-            omega = self.omega(test_shape((W.shape[0], W.shape[1]), r, values.svd_oversampling), name, context)
-            return sketched_triplets(W, r, values.svd_niter, values.svd_oversampling, omega, context.cache)
+            return leading_triplets(W, r, values.svd_niter, values.svd_oversampling, draw, context.cache)
         except ValueError as error:
             raise InputError(f"{name.rpartition(':')[0]}: {error}") from error
 

@@ -14,8 +14,9 @@ add to it only after a failed Cholesky; M is a mean, not a sum, so that the fact
 `keep_ratio` is the fraction kept, where the authors' --ratio is the fraction removed. ASVD's search of ranks by
 perplexity and its cache of keys and values are left out; `allocation: global` serves all three. A layer whose product
 would not have fewer parameters than its weight stays dense. Layers are compressed one at a time from the last to the
-first, so that each sees the inputs of the original model, and holds the only statistics; `sequential` goes from the
-first to the last, and each layer sees what the compressed ones before it make.
+first, so that each sees the inputs of the original model, and holds the only statistics (of a model that calls a layer
+more than once all statistics are taken beforehand, and held); `sequential` goes from the first to the last, and each
+layer sees what the compressed ones before it make.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from lrexp.linalg.moments import MeanMagnitude, SecondMoment
 from lrexp.linalg.ranks import global_ranks, saves, uniform_rank
 from lrexp.methods.adapters.lora import start
 from lrexp.methods.base import Context, Decisions, Method
-from lrexp.models.roles import head_modules, selection
+from lrexp.models.roles import LINEAR, head_modules, whole_layers
 from lrexp.spec.errors import InputError
 
 STREAM = "svd_compress"  # of calibration batches
@@ -138,17 +139,8 @@ class SVDCompress(Method):
 
     def _targets(self, model: nn.Module, context: Context) -> dict[str, tuple[int, int]]:
         """(m, n) of every target module. Raises InputError for a layer that is no whole Linear or Conv1D."""
-        shapes = {}
-        for name, slices in selection(model, self.hyperparameters.target_modules, context.head).items():
-            base = model.get_submodule(name)
-            if not isinstance(base, nn.Linear | Conv1D):
-                raise InputError(
-                    f"target_modules: {name} is a {type(base).__name__}: only linear layers are factorised"
-                )
-            if not all(slices):
-                raise InputError(f"target_modules: {name} is a fused layer: give all its roles, or its name")
-            shapes[name] = features(base)
-        return shapes
+        names = whole_layers(model, self.hyperparameters.target_modules, context.head, LINEAR)
+        return {name: features(model.get_submodule(name)) for name in names}
 
     def _keep_ratio(self, model: nn.Module, shapes: Mapping[str, tuple[int, int]]) -> float:
         values = self.hyperparameters
@@ -195,8 +187,10 @@ class SVDCompress(Method):
         if missing:
             raise InputError(f"{missing[0]} is never called: there are no inputs to compress it by, leave it out")
         leaders = [name for name in groups.reached if groups.leader[name] == name]
-        for leader in leaders if values.sequential else reversed(leaders):
-            yield tuple(groups.members(leader)), self._root(model, leader, groups, context)
+        order = leaders if values.sequential else leaders[::-1]
+        found = ((tuple(groups.members(leader)), self._root(model, leader, groups, context)) for leader in order)
+        is_shared = any(groups.calls[leader] > 1 for leader in leaders)  # its later calls would see compressed layers
+        yield from list(found) if is_shared and not values.sequential else found
 
     def _root(self, model: nn.Module, leader: str, groups: Groups, context: Context) -> Tensor:
         values = self.hyperparameters

@@ -20,23 +20,21 @@ after a refresh, since R is diagonal there: an experiment, to be had with an eps
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers.pytorch_utils import Conv1D
 
 from lrexp.layers.adapted import has_values
 from lrexp.methods.base import Context, Decisions, Group, Method
-from lrexp.models.roles import selection
+from lrexp.models.roles import whole_layers
 from lrexp.optim.projected import Projected
 from lrexp.optim.projector import Basis, Projector, ProjType, SubspaceProjector
-from lrexp.spec.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -80,24 +78,30 @@ class GaLore(Method):
 
     Hyperparameters = GaLoreHyperparameters
     keeps_base = False
+    may_differ = tuple(field.name for field in fields(GaLoreHyperparameters))  # the model itself has none of them
 
     def prepare(self, model: nn.Module, decisions: Decisions, context: Context) -> nn.Module:
         """Notes which weights are projected; the model stays as it is. Raises InputError for a part of a weight."""
+        self._note_targets(model, context)
+        if has_values(next(model.parameters())):
+            self._say_ranks(context)
+        return model
+
+    def reload(
+        self, model: nn.Module, decisions: Decisions, context: Context, tensors: Mapping[str, Tensor]
+    ) -> nn.Module:
+        """The same, without a word."""
+        self._note_targets(model, context)
+        return model
+
+    def _note_targets(self, model: nn.Module, context: Context) -> None:
         names = {id(p): name for name, p in model.named_parameters()}
         self.draw = context.generator
         self.targets: dict[str, Target] = {}
-        for module_name, slices in selection(model, self.hyperparameters.target_modules, context.head).items():
+        for module_name in whole_layers(model, self.hyperparameters.target_modules, context.head):
             module = model.get_submodule(module_name)
-            if not all(slices):
-                raise InputError(
-                    f"target_modules: {module_name} holds q, k and v in one weight, whose gradient is projected whole: "
-                    "name all of them, or the layer"
-                )
             weight = module.get_parameter("weight")
             self.targets[names[id(weight)]] = Target(tuple(weight.shape), isinstance(module, Conv1D))
-        if has_values(next(model.parameters())):
-            self._note_ranks()
-        return model
 
     def build_optimizer(self, groups: list[Group], make: Callable[[list[Group]], Optimizer]) -> Optimizer:
         """The base optimizer, working on projected gradients of the targets."""
@@ -118,12 +122,12 @@ class GaLore(Method):
     def _generator(self, name: str, step: int) -> torch.Generator:
         return self.draw(f"projector:{name}", step)
 
-    def _note_ranks(self) -> None:
-        """Says once how many weights have no such rank: for them the projection only rotates."""
+    def _say_ranks(self, context: Context) -> None:
+        """Says how many weights have no such rank: for them the projection only rotates."""
         rank = self.hyperparameters.rank
         sizes = [min(t.shape[0], torch.Size(t.shape[1:]).numel()) for t in self.targets.values()]
         if small := [size for size in sizes if size < rank]:
-            logging.getLogger(__name__).warning(
-                "rank %d is above the smaller side of %d of %d target weights (from %d): there it is that side",
-                rank, len(small), len(sizes), min(small),
-            )  # fmt: skip
+            context.say(
+                f"GaLore: rank {rank} is above the smaller side of {len(small)} of {len(sizes)} target weights "
+                f"(from {min(small)}): there it is that side"
+            )

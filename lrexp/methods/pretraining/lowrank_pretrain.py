@@ -31,10 +31,10 @@ import torch
 from torch import Tensor, nn
 
 from lrexp.layers.adapted import has_values, replace
-from lrexp.layers.decomposition import sketched_triplets, top_triplets
+from lrexp.layers.decomposition import leading_triplets
 from lrexp.layers.factorised import FactorisedLinear, factorised_layers, make_plain
-from lrexp.linalg.svd import Triplets, test_shape
-from lrexp.methods.base import Batch, Context, Decisions, Group, Method, Micro, TaskLoss
+from lrexp.linalg.svd import Triplets
+from lrexp.methods.base import Batch, Context, Decisions, Method, Micro, TaskLoss
 from lrexp.methods.pretraining.targets import ranks
 from lrexp.models.roles import plays
 from lrexp.spec.errors import InputError
@@ -111,7 +111,7 @@ class LowRankPretrain(Method):
         """A (r, n) and B (m, r) to start from in place of the dense start W0 (m, n)."""
         init, s, r = self.hyperparameters.init, layer.scaling, layer.r
         if init == "spectral":
-            U, S, Vh = spectrum(W0, r, name, context)
+            U, S, Vh = triplets(W0, r, name, context)
             root = (S / s).sqrt()
             return root[:, None] * Vh, U * root
         (m, n), generator = W0.shape, context.generator(f"factors:{name}")
@@ -125,16 +125,12 @@ class LowRankPretrain(Method):
             return A, B.zero_()
         return A, B.uniform_(-1 / math.sqrt(r), 1 / math.sqrt(r), generator=generator)
 
-    def parameter_groups(self, model: nn.Module) -> list[Group]:
-        """Weight decay on matrices; on the factors only where `decay` is `weight`."""
-        groups = super().parameter_groups(model)
+    def decayed(self, model: nn.Module) -> set[str]:
+        """Matrices; the factors only where `decay` is `weight`."""
+        names = super().decayed(model)
         if self.hyperparameters.decay == "weight":
-            return groups
-        own = {id(p) for layer in factorised_layers(model).values() for p in (layer.A, layer.B)}
-        every = {name: p for group in groups for name, p in group.parameters.items()}
-        matrices = {name: p for name, p in every.items() if p.ndim >= 2 and id(p) not in own}
-        others = {name: p for name, p in every.items() if name not in matrices}
-        return [g for g in (Group(matrices), Group(others, weight_decay=False)) if g.parameters]
+            return names
+        return names - {f"{layer}.{factor}" for layer in factorised_layers(model) for factor in ("A", "B")}
 
     def loss(self, model: nn.Module, batch: Batch, task_loss: TaskLoss, micro: Micro) -> Tensor:
         """The task's loss, with the Frobenius decay's term if there is one."""
@@ -149,14 +145,15 @@ class LowRankPretrain(Method):
         return make_plain(model)
 
 
-def spectrum(W0: Tensor, r: int, name: str, context: Context) -> Triplets:
+def triplets(W0: Tensor, r: int, name: str, context: Context) -> Triplets:
     """The r leading triplets of a dense start: exact, or randomized for a large one. Raises InputError."""
+
+    def draw(shape: tuple[int, int]) -> Tensor:
+        return torch.randn(shape, generator=context.generator(f"omega:{name}"))
+
+    is_large = min(W0.shape) > EXACT_UP_TO
     try:
-        if min(W0.shape) <= EXACT_UP_TO or not has_values(W0):
-            return top_triplets(W0, r, context.cache)
-        shape = test_shape((W0.shape[0], W0.shape[1]), r, OVERSAMPLING)
-        omega = torch.randn(shape, generator=context.generator(f"omega:{name}"))
-        return sketched_triplets(W0, r, ITERATIONS, OVERSAMPLING, omega, context.cache)
+        return leading_triplets(W0, r, ITERATIONS, OVERSAMPLING, draw if is_large else None, context.cache)
     except ValueError as error:
         raise InputError(f"{name}: {error}") from error
 

@@ -29,7 +29,7 @@ from lrexp.layers.adapted import features, has_values, replace
 from lrexp.layers.factorised import make_plain
 from lrexp.layers.sparse_low_rank import SparseLowRankLinear
 from lrexp.linalg.sparse import draw_support
-from lrexp.methods.base import Context, Decisions, Group, Method
+from lrexp.methods.base import Context, Decisions, Method
 from lrexp.methods.pretraining.memory import nonzeros
 from lrexp.methods.pretraining.targets import ranks
 from lrexp.spec.errors import InputError
@@ -110,13 +110,10 @@ class SLTrain(Method):
             bound = 1 / math.sqrt(n if self.hyperparameters.init_bias == "in_features" else m)
             layer.bias.copy_(uniform("bias", m, bound))
 
-    def parameter_groups(self, model: nn.Module) -> list[Group]:
-        """Weight decay on matrices, among them the values of S, a vector in memory alone."""
-        values = {id(module.v) for module in model.modules() if isinstance(module, SparseLowRankLinear)}
-        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        matrices = {name: p for name, p in trained.items() if p.ndim >= 2 or id(p) in values}
-        others = {name: p for name, p in trained.items() if name not in matrices}
-        return [g for g in (Group(matrices), Group(others, weight_decay=False)) if g.parameters]
+    def decayed(self, model: nn.Module) -> set[str]:
+        """Matrices, and the values of S, a vector in memory alone."""
+        layers = (name for name, module in model.named_modules() if isinstance(module, SparseLowRankLinear))
+        return super().decayed(model) | {f"{name}.v" for name in layers}
 
     def finalize(self, model: nn.Module) -> nn.Module:
         """Merges every layer into a plain one of the original class."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from lrexp.layers.adapted import features
-from lrexp.models.roles import selection
+from lrexp.models.roles import LINEAR, whole_layers
 from lrexp.spec.errors import InputError
 
 SHARE = 4  # the rank of 60M, 350M, 1B and 7B in the papers is the width over this
@@ -21,14 +20,10 @@ def ranks(
     can have.
     """
     found = {}
-    for name, slices in selection(model, target_modules, head).items():
-        layer = model.get_submodule(name)
-        if not isinstance(layer, nn.Linear | Conv1D):
-            raise InputError(f"target_modules: {name} is a {type(layer).__name__}: only linear layers are factorised")
-        if not all(slices):
-            raise InputError(f"target_modules: {name} is a fused layer, whose parts are factorised together: name them")
-        most = min(features(layer))
+    for name in whole_layers(model, target_modules, head, LINEAR):
+        m, n = features(model.get_submodule(name))
+        most = min(m, n)
         if rank is not None and rank > most:
-            raise InputError(f"rank is {rank}: {name} is {features(layer)[0]} x {features(layer)[1]}, at most {most}")
+            raise InputError(f"rank is {rank}: {name} is {m} x {n}, at most {most}")
         found[name] = rank or max(1, most // SHARE)
     return found

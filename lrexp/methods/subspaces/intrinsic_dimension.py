@@ -56,9 +56,17 @@ class SubspaceMethod(Method):
     The seed of P is decided once: a run that starts from another's weights moves in the subspace of that run.
     """
 
+    has_lam = False  # a scalar for every tensor
+    legacy_grad_scale = False
+
     def __init__(self, hyperparameters: object) -> None:
         super().__init__(hyperparameters)
         self._numbers: dict[str, float] = {}
+
+    @property
+    def scope(self) -> Scope:
+        """Whether P spans all tensors together."""
+        return "per_tensor"
 
     def decide(self, model: nn.Module, context: Context) -> Decisions:
         """The seed of P, and D where P spans all tensors together."""
@@ -85,18 +93,11 @@ class SubspaceMethod(Method):
             drawn = self.projections(sizes, d, self.draw(seeded))
             placed = [Placed(projection.to(context.device), parts) for projection, parts in drawn]
         keep_start(model, tensors, context.head)
-        Subspace(tensors, theta, lam, getattr(self.hyperparameters, "legacy_grad_scale", False)).attach(model, placed)
+        Subspace(tensors, theta, lam, self.legacy_grad_scale).attach(model, placed)
         self._numbers = {"d": d + (len(tensors) if self.has_lam else 0), "D": D}
         if self.scope == "per_tensor" and self.hyperparameters.projection == "fastfood":
             self._numbers["cut_tensors"] = sum(length(size) < d for size in sizes.values())
         return model
-
-    @property
-    def scope(self) -> Scope:
-        """Whether P spans all tensors together."""
-        return getattr(self.hyperparameters, "scope", "per_tensor")
-
-    has_lam = False
 
     def dimension(self, D: int, tensors: int) -> int:
         """The length of theta for a model of D weights in so many tensors. Raises InputError where it cannot be."""
@@ -131,6 +132,11 @@ class IntrinsicDimension(SubspaceMethod):
 
     Hyperparameters = IntrinsicDimensionHyperparameters
     may_differ = ("l2",)
+
+    @property
+    def scope(self) -> Scope:
+        """As the hyperparameter says."""
+        return self.hyperparameters.scope
 
     def loss(self, model: nn.Module, batch: Batch, task_loss: TaskLoss, micro: Micro) -> Tensor:
         """The task's loss, and l2 times the squares of all matrices' entries once a step."""

@@ -53,6 +53,11 @@ class SAID(SubspaceMethod):
         """Whether each tensor has a scalar of its own."""
         return self.hyperparameters.said
 
+    @property
+    def legacy_grad_scale(self) -> bool:
+        """Whether theta's gradient is scaled as published."""
+        return self.hyperparameters.legacy_grad_scale
+
     def dimension(self, D: int, tensors: int) -> int:
         """For SAID d - m: lambda is paid from d."""
         d = super().dimension(D, tensors)

@@ -13,7 +13,6 @@ from lrexp.layers.inputs import collect
 from lrexp.linalg import whitening
 from lrexp.linalg.moments import SecondMoment
 from lrexp.linalg.ranks import uniform_rank
-from lrexp.linalg.svd import exact_svd
 from lrexp.methods.base import Context
 from lrexp.methods.compression.svd_compress import SVDCompress
 from lrexp.spec.convert import from_mapping
@@ -42,9 +41,8 @@ def compress(case: Case) -> Outcome:
     moment = SecondMoment()
     collect(one_layer(linear(W, None)), TARGET, 1, [{"x": X}], forward, moment)
     root = whitening.root(moment.total)
-    U, S, _ = exact_svd(whitening.scaled(W, root), min(rank, m, n))
-    A, B = whitening.factors(W, U, S)
-    found = {"gram": moment.total, "chol": root, "svd_llm_u": B, "svd_llm_v": A}
+    layer = method(keep_ratio=1.0).compressed(TARGET, linear(W, None), min(rank, m, n), root, context(case))
+    found = {"gram": moment.total, "chol": root, "svd_llm_u": layer.B.detach(), "svd_llm_v": layer.A.detach()}
     found |= {"rank": torch.tensor(rank), "plain_fro_error": spectrum(W.double(), None)[rank:].square().sum()}
     for name, kind in KINDS.items():
         found[f"{name}_W"] = product(case, kind, keep_ratio)
@@ -55,17 +53,26 @@ def compress(case: Case) -> Outcome:
 
 def product(case: Case, kind: str, keep_ratio: float) -> Tensor:
     """The weight of the case's layer after it was compressed and made plain again."""
-    section: dict[str, Any] = {"keep_ratio": keep_ratio, "whitening": kind, "target_modules": [TARGET]}
-    section |= {"asvd_alpha": float(case.hyperparameters["asvd_alpha"]), "calibration_batches": 1, "repair": "none"}
-    method = SVDCompress(from_mapping(SVDCompress.Hyperparameters, section, "method"))
+    alpha = float(case.hyperparameters["asvd_alpha"])
+    life = method(keep_ratio=keep_ratio, whitening=kind, asvd_alpha=alpha, calibration_batches=1)
     model = one_layer(linear(case["W"], case.get("b")))
-    context = Context(
+    model = life.prepare(model, life.decide(model, context(case)), context(case))
+    (layer,) = life.finalize(model).children()
+    return layer.weight.detach()  # type: ignore[operator]
+
+
+def method(**settings: Any) -> SVDCompress:
+    """The method on the only layer, without repair."""
+    section = {"target_modules": [TARGET], "repair": "none", **settings}
+    return SVDCompress(from_mapping(SVDCompress.Hyperparameters, section, "method"))
+
+
+def context(case: Case) -> Context:
+    """A run without steps, whose calibration data are the case's inputs."""
+    return Context(
         seed=0, total_steps=0, device=torch.device("cpu"), dtype=case["W"].dtype, task_loss=forward,
         calibration=lambda name, count, size: iter([{"x": case["X"]}]),
     )  # fmt: skip
-    model = method.prepare(model, method.decide(model, context), context)
-    (layer,) = method.finalize(model).children()
-    return layer.weight.detach()  # type: ignore[operator]
 
 
 def forward(model: torch.nn.Module, batch: Any) -> Tensor:
