@@ -66,8 +66,12 @@ def _specs(words: list[str]) -> list[RunSpec]:
 
 def _fetched(specs: Iterable[RunSpec]) -> Iterator[Row]:
     """A row for each model, each data set and what is encoded of one for the other, fetched by the time it comes."""
+    from lrexp.models import build, model_spec
+    from lrexp.tasks import build as tasks
+
     found: dict[str, Row] = {}
     for spec in specs:
+        build.refuse_other_kind(model_spec.read(spec.model), tasks.output_kind(spec.dataset))
         model = repr([spec.model.get(key) for key in MODEL_KEYS])
         data = repr(spec.dataset)
         pair = f"{model} {data} {spec.training.selection == 'best'} {_streamed_items(spec)}"
@@ -144,6 +148,7 @@ def _encoded(spec: RunSpec, data: Row) -> Row:
     from lrexp.models import load, model_spec
     from lrexp.spec.places import cache_folder
     from lrexp.tasks import build
+    from lrexp.tasks.items import Items
 
     model = model_spec.read(spec.model)
     name = spec.dataset["name"]
@@ -159,10 +164,10 @@ def _encoded(spec: RunSpec, data: Row) -> Row:
     before = set(cache.glob("*.encoded"))
     best = spec.training.selection == "best"
     place = load.place(model)
-    items = _streamed_items(spec)
-    task = build.build(spec.dataset, load.tokenizer(place), spec.seed, cache, best, items)
-    if items is not None:
-        task.splits["train"].items.there()  # type: ignore[attr-defined]
+    count = _streamed_items(spec)
+    task = build.build(spec.dataset, load.tokenizer(place), spec.seed, cache, best, count)
+    if count is not None and isinstance(items := task.splits["train"].items, Items):
+        items.read_through()
     made = set(cache.glob("*.encoded")) - before
     return _row(what, "encoded" if made else "cached", sum(file.stat().st_size for file in made) or None, cache)
 

@@ -78,7 +78,7 @@ def jobs(specs: list[tuple[RunSpec, str]], output_dir: str | None) -> list[Job]:
 
 
 def _rehearse(run: Run, extents: dict[str, Extent]) -> Extent:
-    """Reads the data and prepares the model on shapes, once for all runs that differ in seed and training alone.
+    """Reads the data and prepares the model on shapes, once for all runs in which nothing differs that this can refuse.
 
     Returns how much the run trains on.
     """
@@ -86,7 +86,8 @@ def _rehearse(run: Run, extents: dict[str, Extent]) -> Extent:
     switches = spec.training.selection, spec.training.gradient_checkpointing, spec.training.torch_compile
     hardware = spec.hardware.device, spec.hardware.precision
     items = streamed_items(spec)
-    about = json.dumps([spec.model, spec.dataset, spec.method, spec.init_from, switches, hardware, items])
+    training = spec.training.max_steps == 0, spec.optimizer, switches
+    about = json.dumps([spec.model, spec.dataset, spec.method, spec.init_from, training, hardware, items])
     if about not in extents:
         task = read_data(run)
         rehearse(run, task, make_context(run, task))

@@ -57,7 +57,11 @@ FIELDS = (
     Field("costs.step_seconds", "float", "unknown", "seconds", "median without warm-up; null where none was timed"),
     Field("costs.tokens_per_second", "float", "unknown", "1/seconds", "without padding; null where no step was timed"),
     Field(
-        "costs.tokens_seen", "int", "added", "numbers", "tokens trained on, without padding, before a resume included"
+        "costs.tokens_seen",
+        "int",
+        "added",
+        "numbers",
+        "tokens trained on, without padding; images, for images",
     ),
     Field("costs.prepare_seconds", "float", "unfinished", "seconds", "time of decide and prepare"),
     Field("costs.prepare_peak_bytes", "int", "unfinished", "bytes", "peak memory in decide and prepare"),

@@ -9,6 +9,7 @@ from re import _parser as parser  # pyright: ignore[reportAttributeAccessIssue]
 from typing import Any
 
 _LONGEST = 200  # characters of a pattern
+_OPTIONS, _LOOPS = 10, 4  # parts of a pattern that may be left out, and that may be repeated: they multiply
 _REPEATS = (opcodes.MAX_REPEAT, opcodes.MIN_REPEAT)
 
 
@@ -17,7 +18,8 @@ def compiled(pattern: str) -> re.Pattern[str]:
 
     Raises:
         ValueError: not a regular expression, more than one group, one that matches the empty text; or one that may
-            take exponential time: a repeat in a repeat, alternatives in a repeat, a reference to a group.
+            take exponential time: a repeat in a repeat, alternatives in a repeat, a reference to a group, more than ten
+            optional or four repeated parts.
     """
     if len(pattern) > _LONGEST:
         raise ValueError(f"has {len(pattern)} characters: it is at most {_LONGEST} long")
@@ -30,7 +32,7 @@ def compiled(pattern: str) -> re.Pattern[str]:
         raise ValueError(f"has {found.groups} groups: the answer is one group, (?:...) only groups")
     if found.search(""):
         raise ValueError("matches the empty text, where no answer is")
-    slow = _slow(tree, False)
+    slow = _slow(tree, False) or _many(tree)
     if slow:
         raise ValueError(f"has {slow}, which can take forever on some texts")
     return found
@@ -73,6 +75,25 @@ def _slow(tree: Iterable[Any], repeated: bool) -> str | None:
         if found:
             return found
     return None
+
+
+def _many(tree: Iterable[Any]) -> str | None:
+    """Whether more parts may match in several ways than can be tried: each multiplies the ways of the others."""
+    varying = [argument for opcode, argument in _all(tree) if opcode in _REPEATS and argument[0] != argument[1]]
+    loops = sum(argument[1] > 1 for argument in varying)
+    if loops > _LOOPS:
+        return f"{loops} repeated parts, more than {_LOOPS}"
+    if len(varying) > _OPTIONS:
+        return f"{len(varying)} parts that may be left out or repeated, more than {_OPTIONS}"
+    return None
+
+
+def _all(tree: Iterable[Any]) -> Iterable[Any]:
+    """Every operation of a parsed pattern, at any depth."""
+    for opcode, argument in tree:
+        yield opcode, argument
+        for part in _parts(argument):
+            yield from _all(part)
 
 
 def _parts(argument: Any) -> Iterable[Any]:

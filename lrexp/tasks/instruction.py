@@ -59,6 +59,8 @@ class InstructionData:
             value = getattr(self, key)
             if value is not None and value < least:
                 raise ValueError(f"{key} is {value}: it is at least {least}")
+        if self.few_shot and not self.generates:
+            raise ValueError(f"few_shot is {self.few_shot}, but nothing is answered: set dataset.max_new_tokens, or 0")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(f"validation_fraction is {self.validation_fraction}: it lies between 0 and 1")
 

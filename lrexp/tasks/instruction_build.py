@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,8 @@ _ENCODED = (  # keys that decide what is encoded
     "prompt", "prompt_if_empty", "completion", "test_prompt", "test_completion", "completion_only_loss", "max_length",
     "truncation", "overlap",
 )  # fmt: skip
+
+_ALL_SHARED = "{}: all {} rows stand in another split too (dataset.overlap={})"
 
 
 def check(dataset: Mapping[str, Any]) -> InstructionData:
@@ -63,15 +65,18 @@ def build(
         asked.append(roles.selection)
     origin = {name: name if name in there else "train" for name in asked}  # where the rows of each come from
     columns = instructions.read(data, origin.values())
-    rows = len(next(iter(columns["train"].values())))
-    if data.few_shot >= rows:
-        raise InputError(f"dataset.few_shot is {data.few_shot}, but train has {rows} rows")
     encodings = _encodings(columns, data, tokenizer, content, cache)
-    parts = _held_out(encodings, data, roles, seed)
+    trained = encodings.splits["train"].rows
+    if data.few_shot >= len(trained):
+        raise InputError(f"dataset.few_shot is {data.few_shot}, but train has {len(trained)} rows")
+    examples = trained[: data.few_shot]
+    keys = _contents(columns["train"], data, "train") if roles.held_out else []
+    parts = _held_out(encodings, data, roles, seed, examples, keys)
     items: dict[str, Any] = dict(parts)
     gold: list[str] = []
     for name in asked:
-        prompts, right = _questions(parts[name], origin[name], columns, data, tokenizer)
+        shown = _examples(columns["train"], examples, data)
+        prompts, right = _questions(parts[name], origin[name], columns, shown, data, tokenizer)
         items[name] = Asked(parts[name], prompts, np.arange(len(right)) + len(gold))
         gold += right
     found = {name: Split(items[name], part.lengths) for name, part in parts.items()}
@@ -118,17 +123,18 @@ def _without_overlap(columns: Mapping[str, instructions.Columns], data: Instruct
     others = {key for name, found in keys.items() if name != "train" for key in found}
     kept = {}
     for name, found in keys.items():
-        shared = {
-            "drop_from_test": trained if name != "train" else (),
-            "drop_from_train": others if name == "train" else (),
-        }
-        dropped = shared.get(data.overlap, ())
+        dropped = _shared(name, trained, others, data)
         kept[name] = np.flatnonzero([key not in dropped for key in found]).astype(np.int64)
         if len(kept[name]) == 0:
-            raise InputError(
-                f"{name}: all {len(found)} rows stand in another split too (dataset.overlap={data.overlap})"
-            )
+            raise InputError(_ALL_SHARED.format(name, len(found), data.overlap))
     return kept
+
+
+def _shared(split: str, trained: Set[str], evaluated: Set[str], data: InstructionData) -> Set[str]:
+    """What a split must not have, by the questions that are trained on and that are evaluated."""
+    if data.overlap == "drop_from_test" and split != "train":
+        return trained
+    return evaluated if data.overlap == "drop_from_train" and split == "train" else frozenset()
 
 
 def _contents(columns: instructions.Columns, data: InstructionData, split: str) -> list[str]:
@@ -153,8 +159,14 @@ def _texts(columns: instructions.Columns, rows: np.ndarray, split: str, data: In
     return found
 
 
-def _held_out(encodings: Encodings, data: InstructionData, roles: Roles, seed: int) -> dict[str, Encoded]:
-    """The items of each split. The rows of train that are shown as examples are never held out of it."""
+def _held_out(
+    encodings: Encodings, data: InstructionData, roles: Roles, seed: int, examples: np.ndarray, keys: list[str]
+) -> dict[str, Encoded]:
+    """The items of each split. The rows of train that are shown as examples are never held out of it.
+
+    `keys` says what each row of train asks: questions that stand there more than once may fall to both sides, where
+    `overlap` holds for what is held out too.
+    """
     import numpy as np
 
     from lrexp.tasks import splits
@@ -165,32 +177,41 @@ def _held_out(encodings: Encodings, data: InstructionData, roles: Roles, seed: i
         return parts
     pooled = parts.pop("train")
     size = splits.held_out_size(len(encodings.splits["train"]), data)
-    is_example = pooled.rows[pooled.index] < data.few_shot
+    is_example = np.isin(pooled.rows[pooled.index], examples)
     free = np.flatnonzero(~is_example)
     held = splits.hold_out(len(free), size, roles.held_out, seed)
     chosen = {name: free[positions] for name, positions in held.items()}
     chosen["train"] = np.sort(np.concatenate([np.flatnonzero(is_example), chosen["train"]]))
+    asked = {name: [keys[row] for row in pooled.rows[pooled.index[positions]]] for name, positions in chosen.items()}
+    trained = set(asked["train"])
+    others = {key for name in roles.held_out for key in asked[name]}
+    for name, found in asked.items():
+        dropped = _shared(name, trained, others, data)
+        chosen[name] = chosen[name][[key not in dropped for key in found]]
+        if len(chosen[name]) == 0:
+            raise InputError(_ALL_SHARED.format(name, len(found), data.overlap))
     return parts | {name: pooled.take(positions) for name, positions in chosen.items()}
 
 
 def _questions(
-    part: Encoded, split: str, columns: Mapping[str, instructions.Columns], data: InstructionData, tokenizer: Any
-) -> tuple[list[np.ndarray], list[str]]:
-    """The prompts of the items, examples before them, as tokens; and the right answers. `split` is where they stand."""
+    part: Encoded, split: str, columns: Mapping[str, instructions.Columns], shown: str, data: InstructionData,
+    tokenizer: Any,
+) -> tuple[list[np.ndarray], list[str]]:  # fmt: skip
+    """The prompts of the items as tokens, with the examples `shown` before them; and the right answers.
+
+    `split` is where the items stand.
+    """
     from lrexp.tasks.instruction_encode import prompt_tokens
 
     rows = part.rows[part.index]
     texts = _texts(columns[split], rows, split, data)
-    shown = _examples(columns["train"], data)
     prompts = prompt_tokens([shown + prompt for prompt in texts.prompts], tokenizer)
     return prompts, _gold(columns[split], rows, texts, split, data)
 
 
-def _examples(train: instructions.Columns, data: InstructionData) -> str:
-    """The first rows of train, each as prompt and completion, for all prompts the same."""
-    import numpy as np
-
-    shown = _texts(train, np.arange(data.few_shot), "train", data)
+def _examples(train: instructions.Columns, rows: np.ndarray, data: InstructionData) -> str:
+    """Rows of train, each as prompt and completion, for all prompts the same."""
+    shown = _texts(train, rows, "train", data)
     pairs = zip(shown.prompts, shown.completions, strict=True)
     return "".join(prompt + completion + unescaped(data.few_shot_separator) for prompt, completion in pairs)
 

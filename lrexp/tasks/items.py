@@ -16,6 +16,9 @@ class Items(Sequence[Item]):
     def item(self, i: int) -> Item:
         """Item number `i`, at least 0 and below the length."""
 
+    def read_through(self) -> None:
+        """Makes what is made as late as it is needed. Raises InputError where the data end before the last item."""
+
     @overload
     def __getitem__(self, i: int) -> Item: ...
     @overload

@@ -49,7 +49,10 @@ def encode(documents: Sequence[str], tokenizer: Any, data: Sequencing, where: st
     """
     ids, sizes, lengths = tokenized(documents, tokenizer)
     if not data.packing:
-        return _single(ids, sizes, lengths, data.max_length, where)
+        found = singles(ids, sizes, lengths, data.max_length)
+        if len(found) == 0:
+            raise InputError(f"{where}: no document has a token to predict: all {len(lengths)} of its texts are empty")
+        return found
     count = len(ids) // data.max_length
     if count == 0:
         raise InputError(f"{where} has {len(ids)} tokens, fewer than one block of dataset.max_length")
@@ -85,13 +88,14 @@ def byte_sizes(text: str, spans: Sequence[tuple[int, int]]) -> np.ndarray:
     return np.diff(np.maximum.accumulate(ends), prepend=0).astype(np.int32)
 
 
-def _single(ids: np.ndarray, sizes: np.ndarray, lengths: np.ndarray, most: int, where: str) -> Encoded:
-    """Each document as a sequence, without those that have no target."""
+def singles(ids: np.ndarray, sizes: np.ndarray, lengths: np.ndarray, most: int) -> Encoded:
+    """Each document as a sequence of at most so many tokens, without those that have no target.
+
+    The arguments are what `tokenized` gives.
+    """
     starts = np.cumsum(lengths) - lengths
     place = np.arange(len(ids)) - np.repeat(starts, lengths)  # of each token in its document
     rows = np.flatnonzero(lengths >= _FEWEST)
-    if len(rows) == 0:
-        raise InputError(f"{where}: no document has a token to predict: all {len(lengths)} of its texts are empty")
     kept = (place < most) & np.repeat(lengths >= _FEWEST, lengths)
     offsets = np.concatenate([[0], np.cumsum(np.minimum(lengths[rows], most))]).astype(np.int64)
     tokens = {"input_ids": ids[kept], "bytes": sizes[kept]}

@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lrexp.spec.errors import RunError
+from lrexp.spec.errors import InputError, RunError
 from lrexp.tasks import encode
 from lrexp.tasks.encode import Encoded, Encodings
 from lrexp.tasks.items import Item, Items
-from lrexp.tasks.language_encode import encode as sequences
-from lrexp.tasks.language_encode import tokenized
+from lrexp.tasks.language_encode import singles, tokenized
 from lrexp.tasks.sources import shards
 from lrexp.tasks.streamed import StreamedData
 
@@ -51,14 +50,12 @@ class Stream:
     def _single(self, start: Position, count: int) -> tuple[Encoded | None, Position]:
         parts: list[Encoded] = []
         missing = count
-        for batch in self._batches(start, count):
-            taken = batch[:missing]
-            parts.append(sequences([text for _, text in taken], self.tokenizer, self.data, "the stream"))
-            start = taken[-1][0]
+        documents = self._documents(start)
+        while missing > 0 and (batch := list(islice(documents, min(_BATCH, missing)))):
+            parts.append(singles(*tokenized([text for _, text in batch], self.tokenizer), self.data.max_length))
+            start = batch[-1][0]
             missing -= len(parts[-1])
-            if missing <= 0:
-                break
-        return encode.joined(parts) if parts else None, start
+        return encode.joined(parts) if any(len(part) for part in parts) else None, start
 
     def _packed(self, start: Position, count: int) -> tuple[Encoded | None, Position]:
         wanted = count * self.data.max_length
@@ -115,6 +112,7 @@ class Streamed(Items):
     total: int
     cache: Path | None
     about: list[Any]
+    name: str  # what a message calls it
     _file: Path | None = field(init=False, default=None)
     _ends: dict[int, Position] = field(init=False, default_factory=dict)
     _held: dict[int, Encoded | None] = field(init=False, default_factory=dict)
@@ -150,13 +148,14 @@ class Streamed(Items):
         first = self.block(0)
         return -1 if first is None else first.largest_token
 
-    def there(self) -> int:
-        """How many of the `total` sequences the stream holds: makes all of them."""
+    def read_through(self) -> None:
+        """Makes all sequences. Raises InputError where the stream ends before."""
         found = 0
         for number in range(-(-self.total // self.size)):
             block = self.block(number)
             found += len(block or ())
-        return min(found, self.total)
+            if len(block or ()) < min(self.size, self.total - number * self.size):
+                raise InputError(f"{self.name} holds {found} sequences: {self.short}")
 
     def block(self, number: int) -> Encoded | None:
         """A block, from memory, from the cache or from the files; None beyond the stream's end."""

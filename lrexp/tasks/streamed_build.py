@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _FORMAT = 1  # raised whenever the same documents are encoded or ordered in another way
 _ENCODED = ("text_column", "packing", "max_length")
-_COUNTED = 64_000_000  # bytes of files up to which they are read through, to know that there is enough for the run
+_COUNTED = shards.WHOLE  # bytes of files up to which they are read through, to know that there is enough for the run
 
 
 def check(dataset: Mapping[str, Any]) -> StreamedData:
@@ -62,7 +62,8 @@ def build(
     order = splits.shuffled(len(files), f"{data.shuffle_seed}:shards")
     stream = Stream([files[i] for i in order], data, tokenizer)
     about = ["stream", _FORMAT, content, data.shuffle_seed, data.buffer_size, _keys(data)]
-    items = Streamed(stream, max(train_items, 1), cache, about)
+    name = f"dataset.path: {data.path}" if data.path else f"dataset={data.name}"
+    items = Streamed(stream, max(train_items, 1), cache, about, name)
     _refuse_short(items, data)
     length = data.max_length if data.packing else None
     evaluated = _evaluated(
@@ -84,9 +85,7 @@ def _keys(data: StreamedData) -> dict[str, Any]:
 def _refuse_short(items: Any, data: StreamedData) -> None:
     """Raises InputError where the stream is too short for the run, as far as that can be known soon."""
     if data.path and shards.size(data) <= _COUNTED:
-        there = items.there()
-        if there < len(items):
-            raise InputError(f"dataset.path: {data.path} holds {there} sequences: {items.short}")
+        items.read_through()
     elif items.block(0) is None:
         raise InputError(f"dataset={data.name}: the first files hold no text")
 

@@ -263,3 +263,9 @@ def test_a_stream_is_downloaded_as_far_as_the_run_trains_on_it(tmp_path: Path) -
     more = run(place, *words, "training.max_steps=9", *JSON, HF_HUB_OFFLINE="1")  # a second file would be needed
     assert more.returncode == 2 and len(more.stderr.splitlines()) == 1
     assert "HF_HUB_OFFLINE is set" in more.stderr and "run `lrexp fetch` with the words of the run" in more.stderr
+
+
+@pytest.mark.parametrize(("model", "dataset"), [("mlp", "docmatch"), ("embedded", "digits")])
+def test_a_model_and_data_that_do_not_go_together(model: str, dataset: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fetch", f"model={model}", f"dataset={dataset}"]) == 2
+    assert "do not go together" in capsys.readouterr().err

@@ -31,7 +31,7 @@ def test_hooks_are_called_in_the_order_of_the_life_cycle(tiny: list[str], tmp_pa
     accumulation = ("training.gradient_accumulation_steps=2", "training.per_device_train_batch_size=4")
     lived(tiny, tmp_path, method, *setting, *accumulation)
     assert method.calls == [
-        "decide", "prepare", "parameter_groups", "build_optimizer",
+        "decide", "prepare", "parameter_groups", "decayed", "build_optimizer",
         "before_step 0", "lr_multiplier 0 0", "lr_multiplier 0 1", "loss 0", "loss 1.",
         "gradients_ready 0", "before_update 0", "after_update 0",
         "before_step 1", "lr_multiplier 1 0", "lr_multiplier 1 1", "loss 0", "loss 1.",

@@ -132,3 +132,11 @@ def test_dry_run_lists_and_writes_nothing(tiny: list[str], tmp_path: Path, capsy
 def test_one_wrong_run_stops_the_sweep_before_it_starts(tiny: list[str], tmp_path: Path) -> None:
     assert main(line(tiny, tmp_path / "none", "method.r=4,99")) == 2
     assert not (tmp_path / "none").exists()
+
+
+def test_a_sweep_is_refused_whole_where_one_of_its_runs_would_train_nothing(
+    tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = merged(tiny, ("method=svd_compress", "method.repair=none", "training.max_steps=0,1"))
+    assert main(["train", "-m", *words, f"output_dir={tmp_path / 'sweep'}"]) == 2
+    assert "trains nothing here" in capsys.readouterr().err and not (tmp_path / "sweep").exists()

@@ -68,3 +68,9 @@ def test_patterns_that_are_wrong_or_slow_are_refused(pattern: str, words: str) -
 )
 def test_patterns_of_use_are_taken(pattern: str) -> None:
     compiled(pattern)
+
+
+@pytest.mark.parametrize("pattern", ["a?" * 66 + "a" * 66, r"\w*" * 6 + "!", "(" + "a?" * 11 + ")b"])
+def test_many_parts_that_vary_are_refused(pattern: str) -> None:
+    with pytest.raises(ValueError, match="can take forever"):
+        compiled(pattern)

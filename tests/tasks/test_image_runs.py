@@ -49,7 +49,7 @@ def test_every_model_is_trained_evaluated_and_exported(
     setting = [] if method == "full" else ["method.r=2", f"method.target_modules={TARGETS[model]}"]
     assert main(line(model, data, tmp_path / "run", f"method={method}", *setting)) == 0
     metrics = result(tmp_path / "run")["metrics"]
-    assert metrics["validation_accuracy"] >= 0 and "accuracy_standard_error" in metrics
+    assert 0 <= metrics["validation_accuracy"] <= 1 and metrics["accuracy_standard_error"] > 0
     assert main(["export", str(tmp_path / "run"), "--to", "merged", "--out", str(tmp_path / "out")]) == 0
     about = json.loads((tmp_path / "out" / "lrexp_export.json").read_text())
     assert about["largest_logit_difference"] < 1e-4

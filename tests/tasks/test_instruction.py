@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
@@ -131,6 +133,52 @@ def test_questions_that_stand_in_train_too(overlap: str, train: int, test: int, 
     assert (trained, len(task.splits["test"])) == (train, test)
 
 
+def test_examples_show_no_question_that_is_evaluated(tokenizer: Any, tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", sums(60))
+    write(tmp_path / "test.jsonl", sums(9))  # train begins with them
+    task = build.build(section(tmp_path, overlap="drop_from_train", few_shot=2), tokenizer, 0)
+    shown = "".join(f"{row['question']}\n{row['answer']}\n\n" for row in sums(2, 9))
+    assert all(tokenizer.decode(item["prompt_ids"]).startswith(shown) for item in task.splits["test"].items)
+
+
+@pytest.mark.parametrize("overlap", ["keep", "drop_from_test", "drop_from_train"])
+def test_what_is_held_out_shares_no_question_with_train(overlap: str, tokenizer: Any, tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", sums(40) + sums(20))
+    write(tmp_path / "test.jsonl", sums(5, 70))
+    task = build.build(section(tmp_path, overlap=overlap), tokenizer, 0)
+    asked = {name: {int(item["row"]) % 40 for item in task.splits[name].items} for name in ("train", "validation")}
+    assert asked["validation"] and bool(asked["train"] & asked["validation"]) == (overlap == "keep")
+
+
+def test_the_shipped_math_questions(tokenizer: Any, tmp_path: Path) -> None:
+    """Answers in a column of their own, numbers that may differ a little, questions of train left out of the test."""
+    rows = [
+        {"instruction": f"Halve {i}.", "input": "", "output": f"Half of {i} is {i / 2}.", "answer": str(i / 2)}
+        for i in range(12)
+    ]
+    train, test = rows[:10], rows[7:]
+    (tmp_path / "train.json").write_text(json.dumps(train))
+    (tmp_path / "test.json").write_text(json.dumps(test))
+    task = build.build(choice_section(tmp_path, name="llm_adapters_math", max_length=256), tokenizer, 0)
+    assert task.gold == ("5.0", "5.5") and task.primary_metric == "exact_match"
+    assert sum(len(task.splits[name]) for name in ("train", "validation")) == 10 and len(task.splits["test"]) == 2
+
+
+@pytest.mark.parametrize("ending", ["csv", "json", "parquet"])
+def test_nothing_in_a_column_of_the_prompt_is_an_empty_text(ending: str, tokenizer: Any, tmp_path: Path) -> None:
+    rows = [{"instruction": "Say hi", "input": text, "output": "hi"} for text in (None, "to Ann") * 6]
+    place = tmp_path / f"train.{ending}"
+    if ending == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), place)
+    elif ending == "json":
+        place.write_text(json.dumps(rows))
+    else:
+        place.write_text("instruction,input,output\n" + "Say hi,,hi\nSay hi,to Ann,hi\n" * 6)
+    task = build.build(choice_section(place, name="instructions", max_length=256), tokenizer, 0)
+    for item in task.splits["train"].items:
+        assert ("to Ann" in tokenizer.decode(item["input_ids"])) == bool(item["row"] % 2)
+
+
 def test_a_test_from_elsewhere_with_columns_of_its_own(tokenizer: Any, tmp_path: Path) -> None:
     write(tmp_path / "own.csv", [{"query": r["question"], "response": r["answer"]} for r in sums(20)])
     write(tmp_path / "test.parquet", sums(5, 30))
@@ -180,6 +228,7 @@ def test_a_model_with_too_few_places_for_the_answers_is_refused(tokenizer: Any, 
         ({"answer": "{gold}"}, "dataset.answer says which is read"),
         ({"max_new_tokens": None, "primary_metric": "exact_match"}, "nothing is generated"),
         ({"answer_tolerance": -1.0}, "it is at least 0"),
+        ({"max_new_tokens": None, "few_shot": 2}, "nothing is answered: set dataset.max_new_tokens, or 0"),
         ({"max_length": 4, "prompt": "a long prompt {question}"}, "no row has a token to predict"),
         ({"path": None, "hub": None}, "needs dataset.path=FILE or FOLDER"),
     ],

@@ -282,3 +282,41 @@ def test_a_token_beyond_the_vocabulary_is_refused_by_the_first_block(place: Path
     task = build.build(section(place), tokenizer, 0, train_items=8)
     with pytest.raises(InputError, match="vocab_size is 10"):
         fit.refuse_unfit(task, SimpleNamespace(vocab_size=10), "mine")
+
+
+def test_a_stream_that_ends_before_the_run_is_read_no_further(
+    place: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lrexp.tasks.streamed_build._COUNTED", 0)
+    items = made(place, tokenizer, 1000)
+    opened: list[Path] = []
+    real = shards.documents
+    monkeypatch.setattr(shards, "documents", lambda file, *rest: (opened.append(file), real(file, *rest))[1])
+    with pytest.raises(InputError, match="holds 90 sequences: the run takes 1000"):
+        items.read_through()
+    before = len(opened)
+    made(place, tokenizer, 88).read_through()
+    assert len(opened) - before >= before - 2  # one block more, and no try beyond it
+
+
+def test_a_folder_named_as_a_shard_is_none(place: Path, tokenizer: Any) -> None:
+    (place / "c4-train.extra.json").mkdir()
+    assert len(made(place, tokenizer, 8)) == 8
+
+
+def test_documents_without_a_token_are_passed_over_at_the_edge_of_a_block(place: Path, tokenizer: Any) -> None:
+    """A tokenizer that makes nothing of a document that is not empty."""
+
+    class Blind:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(tokenizer, name)
+
+        def __call__(self, texts: list[str], **keys: Any) -> Any:
+            return tokenizer([text.replace("\u200b", "") for text in texts], **keys)
+
+    rows = [json.dumps({"text": text(0, i)}) for i in range(7)] + [json.dumps({"text": "\u200b"})] * 2
+    rows += [json.dumps({"text": text(1, i)}) for i in range(20)]
+    for file in place.glob("c4-train*"):
+        file.unlink()
+    (place / "c4-train.00000-of-00001.json").write_text("\n".join(rows))
+    assert len(list(made(place, Blind(), 24))) == 24

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ _SHOWN_COLUMNS = 12
 Wanted = Mapping[str, str]  # columns, and the key of the dataset section that names each
 
 
-def read_texts(path: Path, wanted: Wanted) -> dict[str, list[str]]:
-    """Columns of text of one file, one entry a row.
+def read_texts(path: Path, wanted: Wanted, optional: Collection[str] = ()) -> dict[str, list[str]]:
+    """Columns of text of one file, one entry a row; in `optional` ones nothing is an empty text.
 
     Raises:
         InputError: unreadable, cut short, no rows, a column missing or of another type, a null.
@@ -28,17 +28,21 @@ def read_texts(path: Path, wanted: Wanted) -> dict[str, list[str]]:
     content, where = read_bytes(path), str(path)
     if path.suffix.lower() == ".parquet":
         table = parquet(content, where, wanted)
-        return {name: text_column(table, name, where).to_pylist() for name in wanted}
+        return {name: text_column(table, name, where, name in optional).to_pylist() for name in wanted}
     read = {".jsonl": json_lines, ".json": json_list}.get(path.suffix.lower(), csv_rows)
     columns = read(content, where, wanted)
     if not next(iter(columns.values())):
         raise InputError(f"{where} has no rows")
+    for name in optional:
+        columns[name] = ["" if value is None else value for value in columns[name]]
     return {name: texts(values, name, where).to_pylist() for name, values in columns.items()}
 
 
-def text_column(table: pa.Table, name: str, where: str) -> pa.ChunkedArray:
-    """A column of text without nulls. Raises InputError for any other."""
+def text_column(table: pa.Table, name: str, where: str, is_optional: bool = False) -> pa.ChunkedArray:
+    """A column of text without nulls, which are empty texts in an optional one. Raises InputError for any other."""
     column = table.column(name)
+    if is_optional:
+        column = (column.cast(pa.string()) if pa.types.is_null(column.type) else column).fill_null("")
     if table.num_rows == 0:
         raise InputError(f"{where} has no rows")
     if pa.types.is_dictionary(column.type):

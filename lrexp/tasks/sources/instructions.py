@@ -50,13 +50,14 @@ def read(data: InstructionData, answered: Collection[str]) -> dict[str, Columns]
     found: dict[str, Columns] = {}
     for split, place in _places(data).items():
         wanted = data.columns_of(split, split in answered)
+        optional = data.prompt_of(split).columns if data.prompt_if_empty_of(split) else ()
         if isinstance(place, tuple):
-            parts = [read_texts(path, wanted) for path in place]
+            parts = [read_texts(path, wanted, optional) for path in place]
             found[split] = {name: [text for part in parts for text in part[name]] for name in wanted}
             continue
         where = f"{data.test_hub if split == 'test' and data.test_hub else data.hub} {split}"
         check_columns(place.column_names, where, wanted)
-        found[split] = {name: text_column(place, name, where).to_pylist() for name in wanted}
+        found[split] = {name: text_column(place, name, where, name in optional).to_pylist() for name in wanted}
     return found
 
 

@@ -38,8 +38,11 @@ def fingerprint(data: StreamedData) -> str:
         return digest.hexdigest()
     for split in _NAMES:
         for file in _files(data.path, split):
-            digest.update(f"{split}\0{_ending(file)}\0{file.stat().st_size}\0".encode())
-            digest.update(_sample(file))
+            try:
+                digest.update(f"{split}\0{_ending(file)}\0{file.stat().st_size}\0".encode())
+                digest.update(_sample(file))
+            except OSError as error:
+                raise InputError(f"{file} cannot be read ({reason(error)})") from None
     return digest.hexdigest()
 
 
@@ -99,7 +102,11 @@ def _files(path: str, split: str) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f"dataset.path: {path} is no folder of {', '.join(SUFFIXES)} files")
     named = re.compile(rf"(^|[^a-z])({_NAMES[split]})([^a-z]|$)")
-    found = [file for file in sorted(folder.iterdir()) if file.name.endswith(SUFFIXES) and named.search(file.name)]
+    try:
+        there = sorted(file for file in folder.iterdir() if file.is_file())
+    except OSError as error:
+        raise InputError(f"dataset.path: {path} cannot be read ({reason(error)})") from None
+    found = [file for file in there if file.name.endswith(SUFFIXES) and named.search(file.name)]
     if not found:
         raise InputError(f"dataset.path: {path} has no file with '{split}' in its name ({', '.join(SUFFIXES)})")
     return found
