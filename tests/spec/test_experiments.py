@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +46,30 @@ SETTINGS = {
     "pissa_deberta_v3_base_rte": (1e-4, 50, 16, 1, 128),
     "pissa_deberta_v3_base_stsb": (3e-4, 20, 8, 1, 128),
 }
+# GaLore's table 2 and script: rank, steps, micro-batch; SLTrain's: rank, share, alpha, steps, micro-batch
+GALORE = {
+    "60m": (128, 10000, 256),
+    "130m": (256, 20000, 256),
+    "350m": (256, 60000, 128),
+    "1b": (512, 100000, 32),
+    "7b": (1024, 150000, 16),
+}
+SLTRAIN = {
+    "60m": (128, 0.03, 32, 11000, 256), "130m": (256, 0.03, 16, 22000, 256), "350m": (256, 0.03, 16, 65000, 128),
+    "1b": (512, 0.03, 8, 140000, 32), "7b": (1024, 0.05, 8, 150000, 8),
+}  # fmt: skip
+GLUE = {"cola": "matthews", "stsb": "pearson", "mrpc": "f1"}  # what GaLore's table 4 shows where it isn't accuracy
+MATH = {  # rank, alpha, rate, sequences in a step, length, rows
+    "pissa": (128, 128, 2e-5, 128, 512, 100_000),
+    "eva": (16, 1, 5e-4, 8, 512, None),
+    "lora_ga": (8, 16, 2e-5, 32, 1024, 100_000),
+}
+OTHERS = {
+    "full_llama_60m_c4", "svd_llm_llama_7b_wikitext2", "intrinsic_dimension_mlp_mnist",
+    "intrinsic_dimension_lenet_mnist", "said_roberta_base_mrpc",
+}  # fmt: skip
+UNSAID = {"instruction": "exact_match", "image_classification": "accuracy"}  # primary metrics that are not named
+FINE_TUNING = sorted(SETTINGS)
 MODELS = {"roberta_base": "roberta", "roberta_large": "roberta_large", "deberta_v3_base": "deberta_v3"}
 
 
@@ -62,7 +88,10 @@ def test_names_are_flat_and_none_is_forgotten() -> None:
     files = sorted((choices.folder() / "experiment").rglob("*"))
     assert [file.stem for file in files] == sorted(NAMES)
     assert all(file.suffix == ".yaml" and re.fullmatch(r"[a-z0-9_]+", file.stem) for file in files)
-    assert set(PAPERS) == SETTINGS.keys()
+    shown = {f"galore_llama_{size}_c4" for size in GALORE} | {f"sltrain_llama_{size}_c4" for size in SLTRAIN}
+    shown |= {f"galore_roberta_base_{task}" for task in ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb")}
+    shown |= {f"{method}_llama2_7b_metamath" for method in MATH}
+    assert set(PAPERS) == SETTINGS.keys() | shown | OTHERS
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -73,19 +102,24 @@ def test_the_header_says_what_whence_how_much_and_how(name: str) -> None:
     comments = [line for line in text[1:] if "#" in line]
     assert comments == [f"# {line}" for line in header] == text[1:5]
     what, paper, expected, run = header
-    metric, value = re.fullmatch(r"Expected: (\w+) (0\.\d+)[, ].*", expected).groups()  # type: ignore[union-attr]
-    assert metric == composed(f"experiment={name}").dataset["primary_metric"]
+    metric, value = re.fullmatch(r"Expected: (\w+) (\d+\.\d+)[, ].*", expected).groups()  # type: ignore[union-attr]
+    data = composed(f"experiment={name}").dataset
+    assert metric == (data["primary_metric"] or UNSAID[data["task"]])
     assert re.match(rf"Run: lrexp train (-m )?experiment={name}( |$)", run)
     assert not re.match(r"Paper|Expected|Run", what)
     if name in PAPERS:
         reported = re.fullmatch(
-            r"Paper: .+ 20\d\d, arXiv \d{4}\.\d{5}, table \d+, row .+, column .+: (\d\d\.\d+)\b.*", paper
+            r"Paper: .+ 20\d\d, arXiv \d{4}\.\d{5}, table \d+, row .+, column .+: (\d\d\.\d+|7\.\d+)\b.*", paper
         )
-        assert reported and math.isclose(float(reported[1]) / 100, float(value))
-        assert re.search(r"(median of 5 seeds|mean of 3 runs).*; unverified by our own run\. Doubts: ", expected)
+        percent = 1 if metric == "perplexity" else 100
+        assert reported and math.isclose(float(reported[1]) / percent, float(value))
+        assert re.search(
+            r"(median of 5 seeds|mean of 3 runs|one run|best of the rates)[,;].*unverified by our own run\. Doubts: ",
+            expected,
+        )
 
 
-@pytest.mark.parametrize("name", PAPERS)
+@pytest.mark.parametrize("name", FINE_TUNING)
 def test_the_values_are_those_of_the_paper_or_script(name: str) -> None:
     method, model, dataset = parts(name)
     spec = composed(f"experiment={name}")
@@ -107,6 +141,72 @@ def test_the_values_are_those_of_the_paper_or_script(name: str) -> None:
         assert (spec.method["target_modules"], training.selection) == (["attention", "mlp"], "last")
 
 
+def sequences_in_a_step(spec: RunSpec) -> int:
+    return spec.training.per_device_train_batch_size * spec.training.gradient_accumulation_steps
+
+
+@pytest.mark.parametrize("name", [name for name in PAPERS if name.endswith("_c4")])
+def test_pretraining_on_c4_is_as_in_the_scripts(name: str) -> None:
+    method, _, size, _ = name.split("_")
+    spec, script = composed(f"experiment={name}"), {"galore": GALORE, "sltrain": SLTRAIN}.get(method, {})
+    assert (spec.method["name"], spec.model["name"], spec.dataset["name"]) == (method, f"llama_{size}", "c4")
+    training, hardware, data = spec.training, spec.hardware, spec.dataset
+    assert (data["shuffle_seed"], data["packing"], data["max_length"], data["max_eval_tokens"]) == (
+        42,
+        False,
+        256,
+        10_000_000,
+    )
+    assert (training.lr_scheduler_type, training.min_lr_ratio, training.max_grad_norm) == ("cosine", 0.1, None)
+    assert (hardware.precision, sequences_in_a_step(spec), training.selection) == ("bf16", 512, "last")
+    assert (training.group_by_length, spec.seed, spec.optimizer["weight_decay"]) == (False, 0, 0)
+    is_7b = size == "7b"
+    usual = {"galore": "adamw_hf"}.get(method, "adamw")
+    assert (spec.optimizer["name"], training.per_layer_updates) == ("adamw8bit" if is_7b else usual, is_7b)
+    rate = (5e-3 if is_7b else 1e-2) if method == "galore" else 3e-3
+    assert training.learning_rate == rate
+    assert training.warmup_steps == {"1b": 10000}.get(size, training.max_steps // 10)  # type: ignore[operator]
+    values = [spec.method.get(key) for key in ("rank", "sp_ratio", "lora_alpha") if key in spec.method]
+    if script:
+        assert (*values, training.max_steps, training.per_device_train_batch_size) == script[size]
+    if method == "galore":
+        assert (spec.method["update_proj_gap"], spec.method["scale"]) == (500 if is_7b else 200, 0.25)
+        assert spec.optimizer["eps"] == (1e-8 if is_7b else 1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in PAPERS if name.startswith("galore_roberta")])
+def test_galore_on_glue_is_as_in_its_table_of_settings(name: str) -> None:
+    task = name.rpartition("_")[2]
+    spec, training = composed(f"experiment={name}"), composed(f"experiment={name}").training
+    method, data = spec.method, spec.dataset
+    assert (spec.model["name"], data["name"], spec.optimizer["name"]) == ("roberta", task, "adamw_hf")
+    assert (method["rank"], method["scale"], method["update_proj_gap"]) == (4, 4.0, 500)
+    assert training.learning_rate == (3e-5 if task in ("mrpc", "cola") else 1e-5)
+    assert sequences_in_a_step(spec) == (32 if task == "cola" else 16)
+    assert (training.num_train_epochs, data["max_length"], spec.seed) == (30, 512, 1234)
+    assert data["primary_metric"] == GLUE.get(task, "accuracy")
+
+
+@pytest.mark.parametrize("method", MATH)
+def test_metamath_is_as_in_the_scripts(method: str) -> None:
+    spec = composed(f"experiment={method}_llama2_7b_metamath")
+    rank, alpha, rate, sequences, length, rows = MATH[method]
+    assert (spec.method["r"], spec.method["lora_alpha"], spec.training.learning_rate) == (rank, alpha, rate)
+    assert spec.method["target_modules"] == ["q", "k", "v", "o", "gate", "up", "down"]
+    assert (sequences_in_a_step(spec), spec.dataset["max_length"]) == (sequences, length)
+    assert (spec.dataset["max_train_samples"], spec.training.num_train_epochs) == (rows, 1)
+    assert (spec.training.lr_scheduler_type, spec.training.warmup_ratio) == ("cosine", 0.03)
+
+
+@pytest.mark.parametrize("network", ["mlp", "lenet"])
+def test_the_subspaces_of_mnist_are_as_in_the_scripts(network: str) -> None:
+    spec = composed(f"experiment=intrinsic_dimension_{network}_mnist")
+    assert spec.method["intrinsic_dimension"] == {"mlp": 750, "lenet": 290}[network]
+    assert (spec.optimizer["name"], spec.optimizer["betas"], spec.training.learning_rate) == ("adam", [0.9, 0.99], 1e-3)
+    assert (sequences_in_a_step(spec), spec.training.num_train_epochs) == (128, 100)
+    assert spec.training.lr_scheduler_type == "constant"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_an_experiment_states_its_choices_and_only_known_keys_in_range(name: str) -> None:
     from lrexp.engine.identify import build_method
@@ -123,7 +223,7 @@ def test_an_experiment_states_its_choices_and_only_known_keys_in_range(name: str
     model_spec.read(spec.model)
 
 
-@pytest.mark.parametrize("name", PAPERS)
+@pytest.mark.parametrize("name", FINE_TUNING)
 def test_who_starts_from_mnli_says_so(name: str) -> None:
     method, _, dataset = parts(name)
     what, *_, run = choices.choice("experiment", name).header
@@ -161,21 +261,85 @@ def test_the_warm_start_of_mrpc_from_a_run_of_mnli(tmp_path: Path) -> None:
     assert f"starts from the weights of {tmp_path / 'mnli'}, its head drawn anew, since the data are others" in log
 
 
-@pytest.mark.parametrize("name", ["lora_roberta_base_mrpc", "pissa_deberta_v3_base_stsb"])
+@pytest.mark.parametrize(
+    "name",
+    ["lora_roberta_base_mrpc", "pissa_deberta_v3_base_stsb", "galore_roberta_base_mrpc", "said_roberta_base_mrpc"],
+)
 def test_a_sample_runs_two_steps_on_tiny_stand_ins(name: str, tmp_path: Path) -> None:
-    from lrexp.train import train
     from tests import stand_ins
     from tests.tasks.test_glue import copy
 
-    _, model, dataset = parts(name)
-    spec = composed(
-        f"experiment={name}",
-        f"model.path={stand_ins.save(MODELS[model], tmp_path / 'model')}",
-        f"dataset.path={copy(tmp_path / 'data', dataset)}",
-        *("method.r=2", "training.max_steps=2", "training.logging_steps=1", "hardware=cpu", "hardware.threads=1"),
-    )
-    result, folder = train(spec, str(tmp_path / "run"))
-    assert (result["status"], result["name"], result["evaluated_on"]) == ("finished", name, "validation")
-    assert result["primary_metric"] in result["metrics"]
+    method, model, dataset = parts(name)
+    place = (f"model.path={stand_ins.save(MODELS[model], tmp_path / 'model')}",)
+    size = {"galore": "method.rank=2", "said": "method.intrinsic_dimension=100"}.get(method, "method.r=2")
+    result, folder = ran(name, tmp_path / "run", *place, f"dataset.path={copy(tmp_path / 'data', dataset)}", size)
+    assert result["evaluated_on"] == "validation" and result["primary_metric"] in result["metrics"]
     assert ("selected on test" in result["marks"]) == name.startswith("lora")
     assert len((folder / "metrics.jsonl").read_text().splitlines()) >= 2
+
+
+def test_pretraining_runs_two_steps_on_a_small_llama(tmp_path: Path) -> None:
+    from tests.tasks.test_streamed import fill
+
+    small = (
+        "hidden_size=16",
+        "intermediate_size=24",
+        "num_hidden_layers=1",
+        "num_attention_heads=2",
+        "vocab_size=2048",
+    )
+    common = (
+        *(f"model.config.{size}" for size in small),
+        *("model.tokenizer=embedded", f"dataset.path={fill(tmp_path / 'shards')}", "dataset.max_length=16"),
+        *("dataset.buffer_size=8", "dataset.max_eval_tokens=200", "training.warmup_steps=0"),
+        *("training.per_device_train_batch_size=2", "training.gradient_accumulation_steps=2", "method.rank=4"),
+    )
+    for name in ("galore_llama_7b_c4", "sltrain_llama_7b_c4"):
+        result, _ = ran(name, tmp_path / name, *common)
+        assert result["primary_metric"] == "perplexity" and result["metrics"]["perplexity"] > 1
+
+
+def test_questions_are_answered_after_two_steps(tmp_path: Path) -> None:
+    from tests import stand_ins
+
+    model = stand_ins.save_decoder("llama2_7b", tmp_path / "model")
+    rows = [{"query": f"What is {i} + {i}?", "response": f"The answer is: {2 * i}"} for i in range(40)]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    rows = [{"question": f"What is {i} + {i}?", "answer": f"#### {2 * i}"} for i in range(3)]
+    (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = (f"dataset.path={tmp_path / 'train.jsonl'}", f"dataset.test_path={tmp_path / 'test.jsonl'}")
+    short = ("dataset.max_length=128", "dataset.max_new_tokens=4", "training.gradient_accumulation_steps=1")
+    few = {"lora_ga": "method.calibration_batches=2", "eva": "method.tau=0.5", "pissa": "method.svd_niter=2"}
+    for method in MATH:
+        name = f"{method}_llama2_7b_metamath"
+        small = (f"model.path={model}", *data, *short, "method.r=2", few[method])
+        result, _ = ran(name, tmp_path / name, *small)
+        assert result["evaluated_on"] == "test" and 0 <= result["metrics"]["exact_match"] <= 1
+
+
+def test_compression_and_subspaces_run(tmp_path: Path) -> None:
+    from tests import stand_ins
+    from tests.tasks.pictures import images, write_npz
+
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.txt").write_text("The cat sat on the mat and the dog ran under the tree. " * 80)
+    place = (f"model.path={stand_ins.save_decoder('llama2_7b', tmp_path / 'model')}", f"dataset.path={tmp_path}")
+    small = ("dataset.max_length=32", "method.calibration_batches=4")
+    result, _ = ran("svd_llm_llama_7b_wikitext2", tmp_path / "svd", *place, *small, steps=0)
+    assert result["metrics"]["perplexity"] > 1
+    pictures = write_npz(tmp_path / "npz", train=images(24), test=images(12))
+    name = "intrinsic_dimension_mlp_mnist"
+    result, _ = ran(name, tmp_path / name, f"dataset.path={pictures}", "method.intrinsic_dimension=9")
+    assert result["costs"]["trainable_parameters"] == 9 and 0 <= result["metrics"]["accuracy"] <= 1
+
+
+def ran(name: str, folder: Path, *small: str, steps: int = 2) -> tuple[dict[str, Any], Path]:
+    from lrexp.train import train
+
+    spec = composed(
+        *(f"experiment={name}", f"training.max_steps={steps}", "training.logging_steps=1", *small),
+        *("hardware.device=cpu", "hardware.threads=1"),
+    )
+    result, place = train(spec, str(folder))
+    assert (result["status"], result["name"]) == ("finished", name)
+    return result, place
