@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,9 +18,8 @@ from lrexp.tasks import build, encode, stream
 from lrexp.tasks.sources import shards
 from lrexp.train import streamed_items, train
 from tests.engine.stopping import stop_after
+from tests.tasks.streams import DOCUMENTS, fill, made, section, text
 from tests.tasks.test_causal_runs import SIZES
-
-DOCUMENTS = 30  # in each of train's shards
 
 
 @pytest.fixture(scope="module")
@@ -31,38 +27,9 @@ def tokenizer() -> Any:
     return AutoTokenizer.from_pretrained(TOKENIZERS["embedded"])
 
 
-def text(shard: int, i: int) -> str:
-    return f"document {shard} {i}: " + f"def f{i}(x): return {shard}\n" * (1 + (7 * i + shard) % 9)
-
-
-def fill(place: Path) -> Path:
-    """Three shards of train, two compressed, with an empty document and a blank line in each; one of validation."""
-    place.mkdir(exist_ok=True)
-    for shard in range(3):
-        rows = [json.dumps({"text": text(shard, i), "url": "x"}) for i in range(DOCUMENTS)]
-        rows[4:4] = [json.dumps({"text": " \n"}), ""]
-        content = "\n".join(rows).encode() + b"\n"
-        if shard == 2:
-            (place / "c4-train.00002-of-00003.json").write_bytes(content)
-        else:
-            (place / f"c4-train.0000{shard}-of-00003.json.gz").write_bytes(gzip.compress(content, mtime=0))
-    rows = [json.dumps({"text": text(9, i)}) for i in range(40)]
-    (place / "c4-validation.00000-of-00001.jsonl").write_text("\n".join(rows))
-    return place
-
-
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     return fill(tmp_path / "shards")
-
-
-def section(place: Path | str | None, **keys: Any) -> dict[str, Any]:
-    usual = {"max_length": 16, "buffer_size": 8, "max_eval_tokens": 200}
-    return {"name": "c4", "task": "causal_lm", "source": "c4", "path": place and str(place), **usual, **keys}
-
-
-def made(place: Path, tokenizer: Any, count: int, cache: Path | None = None, **keys: Any) -> Any:
-    return build.build(section(place, **keys), tokenizer, 0, cache, train_items=count).splits["train"].items
 
 
 def order(place: Path, tokenizer: Any) -> list[tuple[int, int]]:
@@ -222,101 +189,3 @@ def test_the_length_of_a_stream_is_that_of_the_run(place: Path, tmp_path: Path) 
     line = [word for word in words(place) if "max_steps" not in word]
     with pytest.raises(InputError, match=r"has no epochs: set training\.max_steps or max_tokens"):
         train(compose(line, families())[0], str(tmp_path / "run"))
-
-
-def test_the_fingerprint_is_of_the_content(place: Path, tmp_path: Path) -> None:
-    def prints(folder: Path) -> str:
-        return build.fingerprint(section(folder))
-
-    one = prints(place)
-    assert prints(fill(tmp_path / "copy")) == one
-    (tmp_path / "copy" / "c4-train.00002-of-00003.json").write_text(json.dumps({"text": "other"}))
-    assert prints(tmp_path / "copy") != one
-    hub = build.fingerprint(section(None))  # without a network
-    assert hub != one and build.fingerprint(section(None, revision="x")) != hub
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("c4-train.00000-of-00003.json.gz", gzip.compress(b'{"text": "a"}\n' * 90)[:-20], r"json\.gz cannot be read"),
-        ("c4-train.00000-of-00003.json.gz", b"no gzip", r"json\.gz cannot be read"),
-        ("c4-train.00002-of-00003.json", b'{"text": "a"}\n{"tex', "line 2 is not a JSON object; cut short"),
-        ("c4-train.00002-of-00003.json", b'{"content": "a"}\n', "line 1 has no text in 'text'; dataset.text_column"),
-    ],
-)
-def test_a_damaged_shard_is_said_in_one_line(
-    name: str, content: bytes, message: str, place: Path, tokenizer: Any
-) -> None:
-    (place / name).write_bytes(content)
-    with pytest.raises(InputError, match=message) as error:
-        made(place, tokenizer, 60)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("keys", "message"),
-    [
-        ({"path": "/nowhere"}, "dataset.path: /nowhere is no folder"),
-        (
-            {"path": None},
-            "en/c4-train.* of allenai/c4 is not in the cache .*HF_HUB_OFFLINE.*lrexp fetch.*dataset.path=DIR",
-        ),
-        ({"path": None, "hub": None}, "needs dataset.path=FOLDER or dataset.hub"),
-        ({"buffer_size": 0}, "dataset.buffer_size is 0: it is at least 1"),
-        ({"packing": "x"}, "dataset.packing"),
-    ],
-)
-def test_bad_sections_are_said_in_one_line(keys: dict[str, Any], message: str, place: Path, tokenizer: Any) -> None:
-    with pytest.raises(InputError, match=message) as error:
-        build.build({**section(place), **keys}, tokenizer, 0, train_items=8)
-    assert "\n" not in str(error.value)
-    (place / "c4-validation.00000-of-00001.jsonl").unlink()
-    with pytest.raises(InputError, match="has no file with 'validation' in its name"):
-        made(place, tokenizer, 8)
-
-
-def test_a_token_beyond_the_vocabulary_is_refused_by_the_first_block(place: Path, tokenizer: Any) -> None:
-    from lrexp.tasks import fit
-
-    task = build.build(section(place), tokenizer, 0, train_items=8)
-    with pytest.raises(InputError, match="vocab_size is 10"):
-        fit.refuse_unfit(task, SimpleNamespace(vocab_size=10), "mine")
-
-
-def test_a_stream_that_ends_before_the_run_is_read_no_further(
-    place: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("lrexp.tasks.streamed_build._COUNTED", 0)
-    items = made(place, tokenizer, 1000)
-    opened: list[Path] = []
-    real = shards.documents
-    monkeypatch.setattr(shards, "documents", lambda file, *rest: (opened.append(file), real(file, *rest))[1])
-    with pytest.raises(InputError, match="holds 90 sequences: the run takes 1000"):
-        items.read_through()
-    before = len(opened)
-    made(place, tokenizer, 88).read_through()
-    assert len(opened) - before >= before - 2  # one block more, and no try beyond it
-
-
-def test_a_folder_named_as_a_shard_is_none(place: Path, tokenizer: Any) -> None:
-    (place / "c4-train.extra.json").mkdir()
-    assert len(made(place, tokenizer, 8)) == 8
-
-
-def test_documents_without_a_token_are_passed_over_at_the_edge_of_a_block(place: Path, tokenizer: Any) -> None:
-    """A tokenizer that makes nothing of a document that is not empty."""
-
-    class Blind:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(tokenizer, name)
-
-        def __call__(self, texts: list[str], **keys: Any) -> Any:
-            return tokenizer([text.replace("\u200b", "") for text in texts], **keys)
-
-    rows = [json.dumps({"text": text(0, i)}) for i in range(7)] + [json.dumps({"text": "\u200b"})] * 2
-    rows += [json.dumps({"text": text(1, i)}) for i in range(20)]
-    for file in place.glob("c4-train*"):
-        file.unlink()
-    (place / "c4-train.00000-of-00001.json").write_text("\n".join(rows))
-    assert len(list(made(place, Blind(), 24))) == 24
