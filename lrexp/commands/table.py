@@ -1,9 +1,13 @@
-"""lrexp table DIR... [--format rich|md|csv|json]
+"""lrexp table DIR... [--tuned KEY] [--format rich|md|csv|json]
 
 Rows of the finished, failed and running runs in DIR, at any depth: a run is a folder with spec.yaml. Runs with the same
 spec apart from the seed, the same data and the same weights of the base model make one row: mean, standard deviation
 and 95 % interval (t over seeds) of the primary metric, trainable parameters, peak memory, step and training time. Keys
 in which the rows differ are columns. Runs on other data are never pooled. csv and json give numbers, bytes, seconds.
+
+--tuned KEY[,KEY] (training.learning_rate, say) shows of rows that differ in these keys alone the one with the best mean
+on the split to select on, which is not the one that is reported: validation beside test; where validation is reported,
+the part of train that training.selection=best holds out.
 
 Ends with 0, also where runs have failed; 2 when a DIR cannot be read or holds no run, or a run's files are damaged.
 """
@@ -37,7 +41,7 @@ def main(arguments: list[str]) -> int:
     if len(damaged) == len(runs):
         more = f" (and {len(damaged) - 1} more)" if len(damaged) > 1 else ""
         raise InputError(f"{damaged[0].reason}{more}")
-    print_table(runs, options.format)
+    print_table(runs, options.format, tuned_keys=[key for key in options.tuned.split(",") if key])
     if damaged:
         print(f"lrexp table: {len(damaged)} of {len(runs)} runs have damaged files", file=sys.stderr)
     return 2 if damaged else 0
@@ -46,5 +50,6 @@ def main(arguments: list[str]) -> int:
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = _Parser(prog="lrexp table", add_help=False, allow_abbrev=False)
     parser.add_argument("directories", nargs="+", type=Path, metavar="DIR")
+    parser.add_argument("--tuned", default="", metavar="KEY")
     parser.add_argument("--format", choices=FORMATS, default="rich")
     return parser.parse_args(arguments)

@@ -82,7 +82,7 @@ def identify(spec: RunSpec, then: dict[str, Any] | None = None) -> Run:
     if origin is not None:
         which = origin.result
         marks.append(f"starts from {which['name']}, seed {which['seed']} ({which['spec_hash']})")
-    if method.keeps_base and model.is_drawn:
+    if model.is_drawn and catalog.families().get(spec.method["name"]) == "adapters":
         marks.append("adapters on drawn weights")
     if spec.training.selection == "best_on_test":
         marks.append("selected on test")

@@ -125,7 +125,7 @@ def group(runs: Sequence[Run]) -> list[Group]:
         others = [] if run.result else alike.get(settings, [])
         homes = [found for found in others if _shares_content(run, found.runs[0])]
         pooled = [run.result["primary_metric"], run.result["evaluated_on"]] if run.result else None
-        key = _key([settings, pooled, _content(run), "" if run.spec else str(run.folder)])
+        key = _key([settings, pooled, content(run), "" if run.spec else str(run.folder)])
         home = homes[0] if len(homes) == 1 else groups.get(key)
         if home is None:
             home = groups[key] = Group(flat(run.spec))
@@ -166,8 +166,8 @@ def _settings(run: Run) -> str:
     return _key({key: value for key, value in flat(run.spec).items() if key not in PLACES})
 
 
-def _content(run: Run) -> list[Any]:
-    """Fingerprints; where the run has not got them, the places that they are read from."""
+def content(run: Run) -> list[Any]:
+    """Fingerprints of what a run reads; where it has not got them, the places that they are read from."""
     known = _fingerprints(run)
     return known if None not in known else [value for key, value in flat(run.spec).items() if key in PLACES]
 
@@ -184,7 +184,7 @@ def _shares_content(run: Run, other: Run) -> bool:
         return False
     if None in _fingerprints(run):
         return flat(run.spec) == flat(other.spec)
-    return _content(run) == _content(other)
+    return content(run) == content(other)
 
 
 def _differs(key: str, block: list[Group]) -> bool:

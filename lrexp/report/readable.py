@@ -21,7 +21,9 @@ TAKEN = {"experiment", "dataset", "model", "method", "seeds", "metric", "on", "m
 TAKEN |= {*SHORT.values(), "name", "path", "hub", "revision"}  # the last four say little without their section
 
 
-def print_readable(groups: Sequence[Group], keys: Sequence[str], format: str, file: TextIO) -> None:
+def print_readable(
+    groups: Sequence[Group], keys: Sequence[str], format: str, file: TextIO, tuned_keys: Sequence[str] = ()
+) -> None:
     """Prints a rich or Markdown table of `groups` and its notes."""
     names = _short(keys)
     rows = [_row(found, names) for found in groups]
@@ -37,7 +39,7 @@ def print_readable(groups: Sequence[Group], keys: Sequence[str], format: str, fi
         columns = [column for column in columns if column not in left_out]
     render(columns, rows, format, title, file)
     bullet = "- " if format == "md" else ""
-    file.write("\n" + "".join(f"{bullet}{note}\n" for note in _notes(groups, left_out)))
+    file.write("\n" + "".join(f"{bullet}{note}\n" for note in _notes(groups, left_out, tuned_keys)))
 
 
 def _row(found: Group, names: dict[str, str]) -> Row:
@@ -139,12 +141,14 @@ def _too_many(columns: list[str], rows: list[Row], file: TextIO) -> list[str]:
     return left_out
 
 
-def _notes(groups: Sequence[Group], left_out: list[str]) -> list[str]:
+def _notes(groups: Sequence[Group], left_out: list[str], tuned_keys: Sequence[str]) -> list[str]:
     notes = []
     splits = {found.get("evaluated_on") for found in groups} - {None}
     on = f"on {splits.pop()}: " if len(splits) == 1 else ""
     if any(found.summary for found in groups):
         notes.append(f"{on}mean ± standard deviation over seeds; se: one seed's standard error over items")
+    if tuned_keys:
+        notes.append(f"best {', '.join(tuned_keys)} of each row, by the mean on data that are held out for it")
     if left_out:
         notes.append(f"left out, the terminal is narrow: {', '.join(left_out)} (--format md shows all)")
     for found in groups:

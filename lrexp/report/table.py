@@ -11,13 +11,19 @@ from lrexp.report.group import FINGERPRINTS, LARGEST, MEDIAN, Group, differing, 
 from lrexp.report.marks import failures, marks, status
 from lrexp.report.readable import print_readable
 from lrexp.report.render import render
+from lrexp.report.tuned import tuned
 from lrexp.spec.result import LOWER_IS_BETTER
 
 
-def print_table(runs: Sequence[Run], format: str, file: TextIO | None = None) -> None:
-    """Prints one row for each group of `runs` over seeds in a format of `render`: raw base units for csv and json."""
+def print_table(runs: Sequence[Run], format: str, file: TextIO | None = None, tuned_keys: Sequence[str] = ()) -> None:
+    """Prints one row for each group of `runs` over seeds in a format of `render`: raw base units for csv and json.
+
+    Of rows that differ in `tuned_keys` alone the best is shown (see `lrexp.report.tuned`).
+    """
     groups = ordered(group(runs))
     keys = differing(groups)
+    if tuned_keys:
+        groups = ordered(tuned(groups, tuned_keys))
     if format == "json":
         records = [record(found, keys) for found in groups]
         render(list(records[0]) if records else [], records, format, file=file)
@@ -25,7 +31,7 @@ def print_table(runs: Sequence[Run], format: str, file: TextIO | None = None) ->
         flat = [_flat(record(found, keys), keys) for found in groups]
         render(list(flat[0]) if flat else [], flat, format, file=file)
     else:
-        print_readable(groups, keys, format, file or sys.stdout)
+        print_readable(groups, keys, format, file or sys.stdout, tuned_keys)
 
 
 def ordered(groups: Sequence[Group]) -> list[Group]:

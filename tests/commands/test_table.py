@@ -22,6 +22,16 @@ def test_it_prints_a_table_of_several_folders(tmp_path: Path, capsys: pytest.Cap
         assert "lora" in out and "accuracy" in out and err == ""
 
 
+def test_the_best_rate_of_each_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for rate, validation, test in ((1e-3, 0.8, 0.7), (3e-3, 0.6, 0.9)):
+        metrics = {"accuracy": test, "validation_accuracy": validation}
+        write_run(tmp_path / f"{rate}", 1, result={"metrics": metrics}, training__learning_rate=rate)
+    assert main([str(tmp_path), "--tuned", "training.learning_rate", "--format", "md"]) == 0
+    out = capsys.readouterr().out
+    assert "0.7000" in out and "0.9000" not in out and "| learning_rate |" in out and "0.001" in out
+    assert "- best training.learning_rate of each row, by the mean on data that are held out for it" in out
+
+
 def test_rows_that_failed_are_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_failed(tmp_path / "1")
     write_spec(tmp_path / "2", 2)
@@ -58,6 +68,7 @@ def test_damaged_files_alone_are_an_error_of_one_line(tmp_path: Path, capsys: py
         (["{run}", "nowhere"], "nowhere: no such folder"),
         (["{run}/spec.yaml"], "this is a file"),
         (["{empty}"], "no run in it"),
+        (["{run}", "--tuned", "method.r"], "--tuned method.r: the runs do not differ in it"),
     ],
 )
 def test_bad_input_is_answered_in_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
@@ -71,7 +82,10 @@ def test_bad_input_is_answered_in_one_line(tmp_path: Path, arguments: list[str],
 def test_help_is_the_docstring(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("lrexp table DIR... [--format rich|md|csv|json]") and max(map(len, out.splitlines())) <= 120
+    assert (
+        out.startswith("lrexp table DIR... [--tuned KEY] [--format rich|md|csv|json]")
+        and max(map(len, out.splitlines())) <= 120
+    )
 
 
 def test_neither_torch_nor_scipy_is_imported_to_start() -> None:
