@@ -43,15 +43,11 @@ def build(
     _check_channels(found, data)
     roles = splits.roles(list(found.splits), hold_out_selection)
     held_out = len(roles.held_out)
-    parts = {
+    pooled = {
         name: Images(rows.pixels, _labels(rows.labels, name, data), splits.pool(name, len(rows.labels), data, held_out))
         for name, rows in found.splits.items()
     }
-    if roles.held_out:
-        pooled = parts.pop("train")
-        size = splits.held_out_size(len(found.splits["train"].labels), data)
-        held = splits.hold_out(len(pooled), size, roles.held_out, seed)
-        parts |= {name: pooled.take(positions) for name, positions in held.items()}
+    parts = splits.divided(pooled, len(found.splits["train"].labels), roles, data, seed)
     task = ImageClassification(data, parts, found)
     task.reported, task.selection, task.fingerprint = roles.reported, roles.selection, content
     return task

@@ -13,6 +13,7 @@ from lrexp.tasks import answers
 from lrexp.tasks.instruction import InstructionData
 from lrexp.tasks.sources import instructions
 from lrexp.tasks.template import unescaped
+from lrexp.tasks.tokenizer import check_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,7 +57,7 @@ def build(
     from lrexp.tasks.instruction_task import Instruction
 
     data = check(dataset)
-    _check_tokenizer(tokenizer, data)
+    check_tokenizer(tokenizer, data, "eos_token")
     content = fingerprint(dataset)
     there = instructions.names(data)
     roles = splits.roles(there, hold_out_selection)
@@ -83,17 +84,6 @@ def build(
     task = Instruction(data, found, tokenizer, tuple(gold))
     task.reported, task.selection, task.fingerprint = roles.reported, roles.selection, content
     return task
-
-
-def _check_tokenizer(tokenizer: Any, data: InstructionData) -> None:
-    if tokenizer is None:
-        raise InputError(f"dataset={data.name} is text, and the model reads none (it has no tokenizer)")
-    if tokenizer.eos_token_id is None:
-        raise InputError("the model's tokenizer has no end-of-text token (eos_token), which ends a completion")
-    if data.max_length > tokenizer.model_max_length:
-        raise InputError(
-            f"dataset.max_length is {data.max_length}, but the model takes at most {tokenizer.model_max_length} tokens"
-        )
 
 
 def _encodings(
@@ -172,25 +162,22 @@ def _held_out(
     from lrexp.tasks import splits
 
     held_out = len(roles.held_out)
-    parts = {name: part.take(splits.pool(name, len(part), data, held_out)) for name, part in encodings.splits.items()}
+    pooled = {name: part.take(splits.pool(name, len(part), data, held_out)) for name, part in encodings.splits.items()}
+    train = pooled["train"]
+    is_example = np.isin(train.rows[train.index], examples)
+    parts = splits.divided(pooled, len(encodings.splits["train"]), roles, data, seed, kept=is_example)
     if not roles.held_out:
         return parts
-    pooled = parts.pop("train")
-    size = splits.held_out_size(len(encodings.splits["train"]), data)
-    is_example = np.isin(pooled.rows[pooled.index], examples)
-    free = np.flatnonzero(~is_example)
-    held = splits.hold_out(len(free), size, roles.held_out, seed)
-    chosen = {name: free[positions] for name, positions in held.items()}
-    chosen["train"] = np.sort(np.concatenate([np.flatnonzero(is_example), chosen["train"]]))
-    asked = {name: [keys[row] for row in pooled.rows[pooled.index[positions]]] for name, positions in chosen.items()}
+    asked = {name: [keys[row] for row in parts[name].rows[parts[name].index]] for name in ("train", *roles.held_out)}
     trained = set(asked["train"])
     others = {key for name in roles.held_out for key in asked[name]}
     for name, found in asked.items():
         dropped = _shared(name, trained, others, data)
-        chosen[name] = chosen[name][[key not in dropped for key in found]]
-        if len(chosen[name]) == 0:
+        left = np.flatnonzero([key not in dropped for key in found])
+        if len(left) == 0:
             raise InputError(_ALL_SHARED.format(name, len(found), data.overlap))
-    return parts | {name: pooled.take(positions) for name, positions in chosen.items()}
+        parts[name] = parts[name].take(left)
+    return parts
 
 
 def _questions(

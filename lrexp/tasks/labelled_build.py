@@ -9,9 +9,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from lrexp.spec.convert import from_mapping
-from lrexp.spec.errors import InputError
 from lrexp.tasks.labelled import ClassificationData
 from lrexp.tasks.sources import embedded, glue, local
+from lrexp.tasks.tokenizer import check_tokenizer
 
 if TYPE_CHECKING:
     from lrexp.tasks.base import Task
@@ -44,29 +44,15 @@ def build(
     from lrexp.tasks.base import Split
 
     data = check(dataset)
-    _check_tokenizer(tokenizer, data)
+    check_tokenizer(tokenizer, data, "pad_token")
     content = fingerprint(dataset)
     encodings = _encodings(data, tokenizer, content, cache, hold_out_selection)
     roles = splits.roles(list(encodings.read), hold_out_selection)
-    parts = dict(encodings.splits)
-    if roles.held_out:
-        pooled = parts.pop("train")
-        size = splits.held_out_size(encodings.read["train"], data)
-        held = splits.hold_out(len(pooled), size, roles.held_out, seed)
-        parts |= {name: pooled.take(positions) for name, positions in held.items()}
+    parts = splits.divided(encodings.splits, encodings.read["train"], roles, data, seed)
     kind = classification.SequenceRegression if data.task == "regression" else classification.SequenceClassification
     task = kind(data, {name: Split(part, part.lengths) for name, part in parts.items()}, encodings.labels, tokenizer)
     task.reported, task.selection, task.fingerprint = roles.reported, roles.selection, content
     return task
-
-
-def _check_tokenizer(tokenizer: Any, data: ClassificationData) -> None:
-    if data.max_length > tokenizer.model_max_length:
-        raise InputError(
-            f"dataset.max_length is {data.max_length}, but the model takes at most {tokenizer.model_max_length} tokens"
-        )
-    if tokenizer.pad_token_id is None:
-        raise InputError("the model's tokenizer has no padding token, which batches of texts need")
 
 
 def _encodings(

@@ -9,10 +9,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from lrexp.spec.convert import from_mapping
-from lrexp.spec.errors import InputError
 from lrexp.tasks.language import LanguageData
 from lrexp.tasks.sources import stdlib_text, text
-from lrexp.tasks.streamed import StreamedData
+from lrexp.tasks.tokenizer import check_tokenizer
 
 if TYPE_CHECKING:
     from lrexp.tasks.base import Task
@@ -43,37 +42,17 @@ def build(
     from lrexp.tasks.causal_lm import CausalLM
 
     data = check(dataset)
-    check_tokenizer(tokenizer, data)
+    check_tokenizer(tokenizer, data, "eos_token")
     content = fingerprint(dataset)
     encodings = _encodings(data, tokenizer, content, cache)
     roles = splits.roles(list(encodings.splits), hold_out_selection)
     held_out = len(roles.held_out)
-    parts = {name: part.take(splits.pool(name, len(part), data, held_out)) for name, part in encodings.splits.items()}
-    if roles.held_out:
-        pooled = parts.pop("train")
-        size = splits.held_out_size(len(encodings.splits["train"]), data)
-        held = (
-            splits.hold_out_tail(len(pooled), size, roles.held_out)
-            if data.packing
-            else splits.hold_out(len(pooled), size, roles.held_out, seed)
-        )
-        parts |= {name: pooled.take(positions) for name, positions in held.items()}
+    pooled = {name: part.take(splits.pool(name, len(part), data, held_out)) for name, part in encodings.splits.items()}
+    parts = splits.divided(pooled, len(encodings.splits["train"]), roles, data, seed, in_order=data.packing)
     length = data.max_length if data.packing else None
     task = CausalLM(data, {name: Split(part, part.lengths, length) for name, part in parts.items()}, tokenizer)
     task.reported, task.selection, task.fingerprint = roles.reported, roles.selection, content
     return task
-
-
-def check_tokenizer(tokenizer: Any, data: LanguageData | StreamedData) -> None:
-    """Raises InputError for a model that reads no text, has no end of text, or takes shorter sequences."""
-    if tokenizer is None:
-        raise InputError(f"dataset={data.name} is text, and the model reads none (it has no tokenizer)")
-    if tokenizer.eos_token_id is None:
-        raise InputError("the model's tokenizer has no end-of-text token (eos_token), which ends a document")
-    if data.max_length > tokenizer.model_max_length:  # of a model that is loaded: lrexp.models.load.tokenizer
-        raise InputError(
-            f"dataset.max_length is {data.max_length}, but the model takes at most {tokenizer.model_max_length} tokens"
-        )
 
 
 def _encodings(data: LanguageData, tokenizer: Any, content: str, cache: Path | None) -> Encodings:

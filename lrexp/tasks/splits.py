@@ -8,7 +8,7 @@ over its versions.
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,16 @@ class Limits(Protocol):
     def max_eval_samples(self) -> int | None: ...  # noqa: D102
     @property
     def validation_fraction(self) -> float: ...  # noqa: D102
+
+
+class Rows(Protocol):
+    """Items of a split, of which some can be taken by their positions."""
+
+    def __len__(self) -> int: ...
+    def take(self, positions: np.ndarray) -> Self: ...  # noqa: D102
+
+
+P = TypeVar("P", bound=Rows)
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,43 @@ def pool(split: str, rows: int, data: Limits, held_out: int) -> np.ndarray:
     if limit is None or limit >= rows:
         return np.arange(rows)
     return np.sort(shuffled(rows, "samples")[:limit])
+
+
+def divided(
+    pooled: Mapping[str, P],
+    rows: int,
+    roles: Roles,
+    data: Limits,
+    seed: int,
+    in_order: bool = False,
+    kept: np.ndarray | None = None,
+) -> dict[str, P]:
+    """The splits of a run out of the pool of each split that the data have: train gives what they lack.
+
+    Args:
+        pooled: the items that `pool` names.
+        rows: rows of train before any limit.
+        roles: what each split is for.
+        data: limits of the dataset section.
+        seed: the run's.
+        in_order: rows of train follow one another, so that the last ones are held out.
+        kept: (items of train's pool,) bool, those that are never held out.
+
+    Raises:
+        InputError: nothing would be left to train on.
+    """
+    if not roles.held_out:
+        return dict(pooled)
+    train = pooled["train"]
+    free = np.arange(len(train)) if kept is None else np.flatnonzero(~kept)
+    size = held_out_size(rows, data)
+    held = (
+        hold_out_tail(len(free), size, roles.held_out) if in_order else hold_out(len(free), size, roles.held_out, seed)
+    )
+    positions = {name: free[places] for name, places in held.items()}
+    if kept is not None:
+        positions["train"] = np.sort(np.concatenate([np.flatnonzero(kept), positions["train"]]))
+    return {**pooled, **{name: train.take(places) for name, places in positions.items()}}
 
 
 def hold_out(pooled: int, size: int, names: Sequence[str], seed: int) -> dict[str, np.ndarray]:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from lrexp.spec.convert import from_mapping
 from lrexp.spec.errors import InputError
-from lrexp.tasks.language_build import check_tokenizer
 from lrexp.tasks.sources import shards
 from lrexp.tasks.streamed import StreamedData
+from lrexp.tasks.tokenizer import check_tokenizer
 
 if TYPE_CHECKING:
     from lrexp.tasks.base import Task
@@ -54,7 +54,7 @@ def build(
     from lrexp.tasks.stream import Stream, Streamed
 
     data = check(dataset)
-    check_tokenizer(tokenizer, data)
+    check_tokenizer(tokenizer, data, "eos_token")
     if train_items is None:
         raise InputError(f"dataset={data.name} is streamed and has no epochs: set training.max_steps or max_tokens")
     content = fingerprint(dataset)

@@ -127,6 +127,8 @@ def test_a_loss_that_is_not_finite_fails_the_run(classes: Task) -> None:
 
 
 def test_a_tokenizer_without_padding_is_refused(folder: Folder) -> None:
+    with pytest.raises(InputError, match=r"is text, and the model reads none \(it has no tokenizer\)"):
+        build.build(section(folder()), None, 0)
     with pytest.raises(InputError, match="no padding token"):
         build.build(section(folder()), SimpleNamespace(model_max_length=512, pad_token_id=None), 1)
 
