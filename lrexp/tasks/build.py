@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lrexp.spec.convert import nearest
 from lrexp.spec.errors import InputError
@@ -20,15 +20,23 @@ if TYPE_CHECKING:
     from lrexp.models.model_spec import OutputKind
     from lrexp.tasks.base import Task
 
-BUILDERS: dict[str, tuple[str, OutputKind]] = {
-    "classification": ("lrexp.tasks.labelled_build", "classification"),
-    "regression": ("lrexp.tasks.labelled_build", "classification"),
-    "causal_lm": ("lrexp.tasks.language_build", "causal_lm"),
-    "image_classification": ("lrexp.tasks.image_build", "image_classification"),
-    "causal_lm from c4": ("lrexp.tasks.streamed_build", "causal_lm"),
-    "instruction": ("lrexp.tasks.instruction_build", "causal_lm"),
+
+class Builder(NamedTuple):
+    """Where the builder of a kind of data is, and what the task asks of a model."""
+
+    module: str
+    output: OutputKind
+    is_streamed: bool = False  # read only as far as a run trains on them
+
+
+BUILDERS: dict[tuple[str, str | None], Builder] = {  # by task, and by source where a source has its own
+    ("classification", None): Builder("lrexp.tasks.labelled_build", "classification"),
+    ("regression", None): Builder("lrexp.tasks.labelled_build", "classification"),
+    ("causal_lm", None): Builder("lrexp.tasks.language_build", "causal_lm"),
+    ("causal_lm", "c4"): Builder("lrexp.tasks.streamed_build", "causal_lm", is_streamed=True),
+    ("instruction", None): Builder("lrexp.tasks.instruction_build", "causal_lm"),
+    ("image_classification", None): Builder("lrexp.tasks.image_build", "image_classification"),
 }
-STREAMED = ("causal_lm from c4",)
 
 
 def check(dataset: Mapping[str, Any]) -> Any:
@@ -38,7 +46,7 @@ def check(dataset: Mapping[str, Any]) -> Any:
 
 def output_kind(dataset: Mapping[str, Any]) -> OutputKind:
     """What the task asks of a model. Raises InputError for an unknown kind of task."""
-    return _entry(dataset)[1]
+    return _entry(dataset).output
 
 
 def fingerprint(dataset: Mapping[str, Any]) -> str:
@@ -52,7 +60,7 @@ def fingerprint(dataset: Mapping[str, Any]) -> str:
 
 def is_streamed(dataset: Mapping[str, Any]) -> bool:
     """Whether the data are read only as far as a run trains on them."""
-    return _key(dataset) in STREAMED
+    return _entry(dataset).is_streamed
 
 
 def build(
@@ -78,19 +86,14 @@ def build(
 
 
 def _builder(dataset: Mapping[str, Any]) -> ModuleType:
-    return importlib.import_module(_entry(dataset)[0])
+    return importlib.import_module(_entry(dataset).module)
 
 
-def _entry(dataset: Mapping[str, Any]) -> tuple[str, OutputKind]:
-    kind, known = dataset.get("task", "classification"), [kind for kind in BUILDERS if kind not in STREAMED]
+def _entry(dataset: Mapping[str, Any]) -> Builder:
+    kind, known = dataset.get("task", "classification"), list(dict.fromkeys(kind for kind, _ in BUILDERS))
     if kind not in known:
         near = nearest(str(kind), known)
         raise InputError(f"dataset.task: {kind!r} is not one of {', '.join(known)}{': ' * bool(near)}{near}")
-    return BUILDERS[_key(dataset)]
-
-
-def _key(dataset: Mapping[str, Any]) -> str:
-    """The entry among the builders: a kind of task, or a kind from a source that has its own."""
-    kind = dataset.get("task", "classification")
-    own = f"{kind} from {dataset.get('source')}"
-    return own if own in BUILDERS else kind
+    source = dataset.get("source")
+    own = BUILDERS.get((kind, source)) if isinstance(source, str) else None
+    return own or BUILDERS[kind, None]
