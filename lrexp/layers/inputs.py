@@ -118,20 +118,22 @@ class Accumulator(Protocol):
 
 def collect(
     model: nn.Module,
-    name: str,
-    calls: int,
+    calls: Mapping[str, int],
     batches: Iterable[Batch],
     forward: Callable[[nn.Module, Batch], object],
-    accumulator: Accumulator,
+    accumulators: Mapping[str, Accumulator],
 ) -> None:
-    """Adds the inputs of a layer, called so often in a pass, over all batches; those at padding do not count."""
+    """Adds the inputs of layers over all batches, each to its accumulator; those at padding do not count.
+
+    `calls` says how often each layer is called in a pass, which goes no further than the last of these calls.
+    """
     with at_rest(model), torch.no_grad():
         for batch in batches:
             mask = token_mask(batch, use_labels=False)
             listen(
                 model,
-                {name: calls},
-                lambda _, x, mask=mask: accumulator.add(rows(x, mask)),
+                calls,
+                lambda name, x, mask=mask: accumulators[name].add(rows(x, mask)),
                 partial(forward, model, batch),
             )
 

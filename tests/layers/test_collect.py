@@ -53,7 +53,7 @@ def test_a_pass_says_what_it_reaches_and_in_which_order() -> None:
 def test_moments_leave_padding_out() -> None:
     moment, magnitude = SecondMoment(), MeanMagnitude()
     for accumulator in (moment, magnitude):
-        collect(Block(), "q", 1, batches(), run, accumulator)  # type: ignore[arg-type]
+        collect(Block(), {"q": 1}, batches(), run, {"q": accumulator})  # type: ignore[arg-type]
     rows = torch.cat([b["x"][b["attention_mask"].bool()] for b in batches()]).double()
     assert moment.tokens == magnitude.tokens == len(rows) == 10
     torch.testing.assert_close(moment.total, rows.T @ rows, rtol=1e-6, atol=1e-6)
@@ -62,13 +62,13 @@ def test_moments_leave_padding_out() -> None:
 
 def test_a_layer_called_twice_counts_both_inputs() -> None:
     model, moment = Block(), SecondMoment()
-    collect(model, "twice", 2, batches(1), run, moment)  # type: ignore[arg-type]
+    collect(model, {"twice": 2}, batches(1), run, {"twice": moment})  # type: ignore[arg-type]
     assert moment.tokens == 2 * 5
 
 
 def test_the_pass_stops_at_the_group_and_leaves_the_model_as_it_was() -> None:
     model = Block().train()
-    collect(model, "q", 1, batches(), run, SecondMoment())  # type: ignore[arg-type]
+    collect(model, {"q": 1}, batches(), run, {"q": SecondMoment()})  # type: ignore[arg-type]
     assert model.reached == []
     assert model.training and model.drop.training
     assert not any(module._forward_pre_hooks for module in model.modules())
@@ -78,12 +78,12 @@ def test_statistics_come_without_dropout_and_gradients() -> None:
     model = Block().train()
     one, two = SecondMoment(), SecondMoment()
     for moment in (one, two):
-        collect(model, "o", 1, batches(), run, moment)  # type: ignore[arg-type]
+        collect(model, {"o": 1}, batches(), run, {"o": moment})  # type: ignore[arg-type]
     assert torch.equal(one.total, two.total) and not one.total.requires_grad
 
 
 def test_hooks_go_where_the_model_fails() -> None:
     model = Block()
     with pytest.raises(RuntimeError):
-        collect(model, "o", 1, [{"x": torch.ones(2, 5)}], run, SecondMoment())  # type: ignore[arg-type]
+        collect(model, {"o": 1}, [{"x": torch.ones(2, 5)}], run, {"o": SecondMoment()})  # type: ignore[arg-type]
     assert not any(module._forward_pre_hooks for module in model.modules())

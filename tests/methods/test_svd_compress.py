@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from lrexp.layers.factorised import FactorisedLinear, factorised_layers
 from lrexp.layers.lora_factors import merge_factors
 from lrexp.linalg.random import ambient, generator
 from lrexp.methods.base import Context, Decisions
+from lrexp.methods.compression import svd_compress
 from lrexp.methods.compression.svd_compress import SVDCompress, SVDCompressHyperparameters
 from lrexp.spec.errors import InputError
 from tests.conftest import session
@@ -105,6 +107,29 @@ def test_order_decides_whose_inputs_are_seen() -> None:
     assert not torch.allclose(one.last.A, two.last.A)  # type: ignore[union-attr, arg-type]
     alone = prepared(keep_ratio=0.5, target_modules=("last",))
     assert torch.equal(one.last.A, alone.last.A)  # type: ignore[union-attr, arg-type]
+
+
+@pytest.mark.parametrize(("least", "passes"), [(0, 2), (1 << 20, 1)])
+def test_statistics_come_in_as_few_passes_as_memory_allows(
+    least: int, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Moments of 12, 20 and 30 inputs: 1,152 and 3,200 bytes go together within the 7,200 of the largest."""
+    expected = prepared(keep_ratio=0.5, sequential=False).state_dict()
+    monkeypatch.setattr(svd_compress, "LEAST", least)
+    asked: list[int] = []
+
+    def counted(name: str, count: int, size: int) -> Iterator[dict[str, Tensor]]:
+        asked.append(count)
+        return calibration(name, count, size)
+
+    found = prepared(replace(CONTEXT, calibration=counted), keep_ratio=0.5).state_dict()
+    assert asked == [1, *[16] * passes]  # the first finds the groups
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_names_are_packed_in_their_order() -> None:
+    assert svd_compress.packed({"a": 5, "b": 9, "c": 4, "d": 5, "e": 12}, 9) == [["a"], ["b"], ["c", "d"], ["e"]]
+    assert svd_compress.packed({}, 9) == []
 
 
 @pytest.mark.parametrize("whitening", ["none", "asvd", "svd_llm"])

@@ -14,9 +14,9 @@ add to it only after a failed Cholesky; M is a mean, not a sum, so that the fact
 `keep_ratio` is the fraction kept, where the authors' --ratio is the fraction removed. ASVD's search of ranks by
 perplexity and its cache of keys and values are left out; `allocation: global` serves all three. A layer whose product
 would not have fewer parameters than its weight stays dense. Layers are compressed one at a time from the last to the
-first, so that each sees the inputs of the original model, and holds the only statistics (of a model that calls a layer
-more than once all statistics are taken beforehand, and held); `sequential` goes from the first to the last, and each
-layer sees what the compressed ones before it make.
+first, so that each sees the inputs of the original model. A pass takes the statistics of several layers where they need
+no more memory together than the largest layer's (of a model that calls a layer more than once all are taken beforehand,
+and held); `sequential` goes from the first to the last, and each layer sees what the compressed ones before it make.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from lrexp.models.roles import LINEAR, head_modules, whole_layers
 from lrexp.spec.errors import InputError
 
 STREAM = "svd_compress"  # of calibration batches
+LEAST = 1 << 20  # bytes of statistics that are always taken in one pass
 
 
 @dataclass(frozen=True)
@@ -188,21 +189,29 @@ class SVDCompress(Method):
             raise InputError(f"{missing[0]} is never called: there are no inputs to compress it by, leave it out")
         leaders = [name for name in groups.reached if groups.leader[name] == name]
         order = leaders if values.sequential else leaders[::-1]
-        found = ((tuple(groups.members(leader)), self._root(model, leader, groups, context)) for leader in order)
+        sizes = {leader: 8 * features(model.get_submodule(leader))[1] ** 2 for leader in order}  # bytes of the moment
+        passes = [[leader] for leader in order] if values.sequential else packed(sizes, max(LEAST, *sizes.values()))
+        found = (pair for together in passes for pair in self._gathered(model, together, groups, context))
         is_shared = any(groups.calls[leader] > 1 for leader in leaders)  # its later calls would see compressed layers
         yield from list(found) if is_shared and not values.sequential else found
 
-    def _root(self, model: nn.Module, leader: str, groups: Groups, context: Context) -> Tensor:
+    def _gathered(
+        self, model: nn.Module, leaders: list[str], groups: Groups, context: Context
+    ) -> Iterator[tuple[tuple[str, ...], Tensor]]:
+        """The groups of these leaders with their roots, by one pass over the calibration batches."""
         values = self.hyperparameters
         assert context.calibration is not None and context.task_loss is not None
         batches = context.calibration(STREAM, values.calibration_batches, values.calibration_size)
-        gather = partial(collect, model, leader, groups.calls[leader], batches, context.task_loss)
+        statistics = {leader: MeanMagnitude() if values.whitening == "asvd" else SecondMoment() for leader in leaders}
+        collect(model, {leader: groups.calls[leader] for leader in leaders}, batches, context.task_loss, statistics)
+        for leader in leaders:
+            yield tuple(groups.members(leader)), self._root(leader, statistics.pop(leader))
+
+    def _root(self, leader: str, statistic: MeanMagnitude | SecondMoment) -> Tensor:
         try:
-            if values.whitening == "asvd":
-                gather(magnitude := MeanMagnitude())
-                return whitening.diagonal_root(magnitude.mean(), values.asvd_alpha)
-            gather(moment := SecondMoment())
-            return whitening.root(moment.total).div_(max(1, moment.tokens) ** 0.5)
+            if isinstance(statistic, MeanMagnitude):
+                return whitening.diagonal_root(statistic.mean(), self.hyperparameters.asvd_alpha)
+            return whitening.root(statistic.total).div_(max(1, statistic.tokens) ** 0.5)
         except ValueError as error:
             raise InputError(f"{leader}: {error}") from error
 
@@ -237,6 +246,19 @@ class SVDCompress(Method):
                     lora.set_factors(*start(lora, "kaiming", context.generator(f"init:{name}.{factor}")))
             replace(model, {name: around})
         return model
+
+
+def packed(sizes: Mapping[str, int], most: int) -> list[list[str]]:
+    """The names in their order, as many together as sum up to `most` at most, one of them at least."""
+    found: list[list[str]] = []
+    room = 0
+    for name, size in sizes.items():
+        if not found or size > room:
+            found.append([])
+            room = most
+        found[-1].append(name)
+        room -= size
+    return found
 
 
 def in_rows(base: nn.Module) -> Tensor:

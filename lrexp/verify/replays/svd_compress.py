@@ -39,7 +39,7 @@ def compress(case: Case) -> Outcome:
     keep_ratio = float(case.hyperparameters["keep_ratio"])
     rank = uniform_rank(m, n, keep_ratio)
     moment = SecondMoment()
-    collect(one_layer(linear(W, None)), TARGET, 1, [{"x": X}], forward, moment)
+    collect(one_layer(linear(W, None)), {TARGET: 1}, [{"x": X}], forward, {TARGET: moment})
     root = whitening.root(moment.total)
     layer = method(keep_ratio=1.0).compressed(TARGET, linear(W, None), min(rank, m, n), root, context(case))
     found = {"gram": moment.total, "chol": root, "svd_llm_u": layer.B.detach(), "svd_llm_v": layer.A.detach()}
