@@ -7,7 +7,8 @@ in which the rows differ are columns. Runs on other data are never pooled. csv a
 
 --tuned KEY[,KEY] (training.learning_rate, say) shows of rows that differ in these keys alone the one with the best mean
 on the split to select on, which is not the one that is reported: validation beside test; where validation is reported,
-the part of train that training.selection=best holds out.
+the part of train that training.selection=best holds out. A row without such a mean, because its runs failed or have not
+finished, is left out where another of its kind has one.
 
 Ends with 0, also where runs have failed; 2 when a DIR cannot be read or holds no run, or a run's files are damaged.
 """

@@ -75,8 +75,8 @@ def build(
     parts = _held_out(encodings, data, roles, seed, examples, keys)
     items: dict[str, Any] = dict(parts)
     gold: list[str] = []
+    shown = _examples(columns["train"], examples, data)
     for name in asked:
-        shown = _examples(columns["train"], examples, data)
         prompts, right = _questions(parts[name], origin[name], columns, shown, data, tokenizer)
         items[name] = Asked(parts[name], prompts, np.arange(len(right)) + len(gold))
         gold += right

@@ -7,9 +7,23 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+from transformers import AutoTokenizer
+
+from lrexp.models.load import TOKENIZERS
 from lrexp.tasks import build
 
 DOCUMENTS = 30  # in each of train's shards
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return AutoTokenizer.from_pretrained(TOKENIZERS["embedded"])
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return fill(tmp_path / "shards")
 
 
 def text(shard: int, i: int) -> str:

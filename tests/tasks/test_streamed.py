@@ -7,29 +7,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from transformers import AutoTokenizer
 
 from lrexp.engine.sampler import StreamSampler, calibration
 from lrexp.methods.catalog import families
-from lrexp.models.load import TOKENIZERS
 from lrexp.spec.compose import compose
 from lrexp.spec.errors import InputError, Interrupted, RunError
 from lrexp.tasks import build, encode, stream
 from lrexp.tasks.sources import shards
 from lrexp.train import streamed_items, train
 from tests.engine.stopping import stop_after
-from tests.tasks.streams import DOCUMENTS, fill, made, section, text
+from tests.tasks import streams
+from tests.tasks.streams import DOCUMENTS, made, section, text
 from tests.tasks.test_causal_runs import SIZES
 
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return AutoTokenizer.from_pretrained(TOKENIZERS["embedded"])
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    return fill(tmp_path / "shards")
+tokenizer, place = streams.tokenizer, streams.place  # fixtures
 
 
 def order(place: Path, tokenizer: Any) -> list[tuple[int, int]]:

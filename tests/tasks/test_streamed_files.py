@@ -9,23 +9,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
 
-from lrexp.models.load import TOKENIZERS
 from lrexp.spec.errors import InputError
 from lrexp.tasks import build
 from lrexp.tasks.sources import shards
+from tests.tasks import streams
 from tests.tasks.streams import fill, made, section, text
 
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return AutoTokenizer.from_pretrained(TOKENIZERS["embedded"])
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    return fill(tmp_path / "shards")
+tokenizer, place = streams.tokenizer, streams.place  # fixtures
 
 
 def test_the_fingerprint_is_of_the_content(place: Path, tmp_path: Path) -> None:
