@@ -111,9 +111,9 @@ def last_step(folder: Path) -> int | None:
 
 def _find(directory: Path) -> list[Path]:
     if not directory.exists():
-        raise InputError(f"{directory}: no such folder. `lrexp table` takes folders that hold runs, such as outputs")
+        raise InputError(f"{directory}: no such folder. Folders that hold runs are needed, such as outputs")
     if not directory.is_dir():
-        raise InputError(f"{directory}: this is a file. `lrexp table` takes folders that hold runs, such as outputs")
+        raise InputError(f"{directory}: this is a file. Folders that hold runs are needed, such as outputs")
     found = list(_walk(directory))
     if not found:
         raise InputError(f"{directory}: no run in it: a run is a folder with {SPEC}, at any depth")

@@ -56,7 +56,11 @@ class Group:
     @cached_property
     def values(self) -> dict[int, float]:
         """The primary metric by seed."""
-        found = {_result(run)["seed"]: _result(run)["metrics"][self.metric] for run in self.finished}
+        return self.values_of(self.metric)
+
+    def values_of(self, metric: str) -> dict[int, float]:
+        """Any metric of the finished runs by seed, without those that lack it or have it undefined."""
+        found = {_result(run)["seed"]: _result(run)["metrics"].get(metric) for run in self.finished}
         return {seed: value for seed, value in found.items() if value is not None}
 
     @cached_property

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Sequence
 from typing import TextIO
 
 from lrexp.report import quantity
 from lrexp.report.group import FINGERPRINTS, Group
+from lrexp.report.labels import BARE, short_keys
 from lrexp.report.marks import failures, marks
 from lrexp.report.render import GAP, render, shown
 
@@ -18,14 +18,14 @@ INTERVAL = "95 % interval"
 SHORT = {"trainable parameters": "trained", "peak memory": "memory", "step time": "step", "training time": "train"}
 SPARE = (INTERVAL, "train", "step", "memory")  # left out in this order where a terminal is too narrow
 TAKEN = {"experiment", "dataset", "model", "method", "seeds", "metric", "on", "mean", "data", "weights", "status"}
-TAKEN |= {*SHORT.values(), "name", "path", "hub", "revision"}  # the last four say little without their section
+TAKEN |= {*SHORT.values(), *BARE}
 
 
 def print_readable(
     groups: Sequence[Group], keys: Sequence[str], format: str, file: TextIO, tuned_keys: Sequence[str] = ()
 ) -> None:
     """Prints a rich or Markdown table of `groups` and its notes."""
-    names = _short(keys)
+    names = short_keys(keys, TAKEN)
     rows = [_row(found, names) for found in groups]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     columns = _one_metric(columns, rows)
@@ -71,12 +71,6 @@ def _mean(found: Group) -> str | None:
     if found.summary.spread is not None:
         return f"{mean} ± {quantity.metric(found.summary.spread)}"
     return f"{mean} (se {quantity.metric(found.standard_error)})" if found.standard_error is not None else mean
-
-
-def _short(keys: Sequence[str]) -> dict[str, str]:
-    """method.r as r, where no other key ends so and no column is called so."""
-    ends = Counter(key.rpartition(".")[2] for key in keys)
-    return {key: end if ends[end := key.rpartition(".")[2]] == 1 and end not in TAKEN else key for key in keys}
 
 
 def _one_metric(columns: list[str], rows: list[Row]) -> list[str]:

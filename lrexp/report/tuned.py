@@ -23,17 +23,20 @@ def tuned(groups: Sequence[Group], keys: Sequence[str]) -> list[Group]:
     there = differing(groups)
     for key in keys:
         if key not in there:
-            raise InputError(
-                f"table: --tuned {key}: the runs do not differ in it, only in {', '.join(there) or 'seeds'}"
-            )
+            raise InputError(f"--tuned {key}: the runs do not differ in it, only in {', '.join(there) or 'seeds'}")
     if all(selected(found) is None for found in groups):
-        raise InputError("table: --tuned needs runs with a metric of validation beside that of test, or of selection")
-    families: dict[str, list[Group]] = {}
-    for found in groups:
-        settings = {key: value for key, value in found.identity.items() if key not in keys}
-        pooled = [settings, found.metric, found.get("evaluated_on"), content(found.runs[0])]
-        families.setdefault(json.dumps(pooled, sort_keys=True, default=str), []).append(found)
-    return [found for family in families.values() for found in _best(family)]
+        raise InputError("--tuned needs runs with a metric of validation beside that of test, or of selection")
+    return [found for family in families(groups, keys) for found in _best(family)]
+
+
+def families(groups: Sequence[Group], keys: Sequence[str]) -> list[list[Group]]:
+    """The groups that differ in `keys` alone stand together, in the order of the first of each family."""
+    found: dict[str, list[Group]] = {}
+    for one in groups:
+        settings = {key: value for key, value in one.identity.items() if key not in keys}
+        pooled = [settings, one.metric, one.get("evaluated_on"), content(one.runs[0])]
+        found.setdefault(json.dumps(pooled, sort_keys=True, default=str), []).append(one)
+    return list(found.values())
 
 
 def selected(found: Group) -> float | None:

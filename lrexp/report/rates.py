@@ -1,0 +1,142 @@
+"""Sensitivity to the learning rate: a metric against the rate, a line for each method, and where runs failed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lrexp.report.collect import Run
+from lrexp.report.figure import Drawing, Mark, grid, legend, marks, outer_labels, style
+from lrexp.report.group import Group
+from lrexp.report.labels import labels
+from lrexp.report.panels import panels, shape
+from lrexp.report.quality import Quality, check_metric, explained, point, quality, quality_axis
+from lrexp.report.scale import exponent, logarithmic, lower_is_better
+from lrexp.report.tuned import families
+from lrexp.spec.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+
+RATE = "training.learning_rate"
+NOT_FINITE = re.compile(r"\bis -?(nan|inf)\b")
+LANE = 0.07  # of the panel's height, for the failed runs of one line
+
+
+@dataclass(frozen=True)
+class Line:
+    """One method's points from low to high rate, and the rates at which runs failed."""
+
+    label: str
+    points: list[tuple[float, Quality]]
+    failed: list[float]
+
+
+def draw(groups: Sequence[Group], metric: str | None = None) -> Drawing:
+    """A panel for each dataset, model and metric; `metric` replaces the primary metric.
+
+    Raises InputError where there is nothing to draw, or all runs have one rate.
+    """
+    check_metric(groups, metric)
+    rated = [one for one in groups if isinstance(one.identity.get(RATE), int | float)]
+    ended = [one for one in rated if quality(one, metric) or one.with_status("failed")]
+    if len({one.identity[RATE] for one in ended}) < 2:
+        raise InputError(f"plot: --kind rates needs finished runs that differ in {RATE}, such as {RATE}=1e-3,3e-3")
+    found = {id(members[0]): members for members in families(ended, [RATE])}
+    firsts = [members[0] for members in found.values()]
+    texts = dict(zip(found, map(str, labels(firsts, without=[RATE])), strict=True))
+    shown = panels(firsts, lambda one: (one.metric, one.get("evaluated_on")))
+    with style():
+        styles = marks(list(texts.values()))
+        figure, axes = grid(*shape(len(shown)), len(shown))
+        for ax, panel in zip(axes, shown, strict=True):
+            ax.set_title(panel.title)
+            lines = [line(texts[id(one)], found[id(one)], metric) for one in panel.groups]
+            name = metric or panel.groups[0].metric
+            means = [value.mean for one in lines for _, value in one.points]
+            quality_axis(ax, name, panel.groups[0].get("evaluated_on"), means)
+            _panel(ax, lines, styles, lower_is_better(name))
+        outer_labels(axes, shape(len(shown))[1])
+        legend(figure, _entries(styles, ended, metric))
+    unfinished = [str(text) for one, text in zip(groups, labels(groups), strict=True) if one not in ended]
+    return Drawing(figure, [f"left out, no run has finished: {'; '.join(unfinished)}"] if unfinished else [])
+
+
+def line(label: str, members: Sequence[Group], metric: str | None) -> Line:
+    """The line of groups that differ in their rate alone."""
+    ordered = sorted(members, key=lambda one: one.identity[RATE])
+    points = [(one.identity[RATE], value) for one in ordered if (value := quality(one, metric))]
+    return Line(label, points, [one.identity[RATE] for one in ordered if one.with_status("failed")])
+
+
+def _panel(ax: Axes, lines: Sequence[Line], styles: dict[str, Mark], lower: bool) -> None:
+    for one in lines:
+        mark = styles[one.label]
+        rates, means = [rate for rate, _ in one.points], [value.mean for _, value in one.points]
+        ax.plot(rates, means, color=mark.color, linestyle=mark.linestyle, label=one.label)
+        for rate, value in one.points:
+            point(ax, rate, value, mark, f"point of {one.label}")
+    _failed(ax, [one for one in lines if one.failed], styles, lower)
+    ax.set_xlabel("learning rate")
+    rates = [rate for one in lines for rate in (*one.failed, *(rate for rate, _ in one.points))]
+    logarithmic(ax, "x", rates, between=(3,), written=exponent)
+
+
+def _failed(ax: Axes, lines: Sequence[Line], styles: dict[str, Mark], lower: bool) -> None:
+    """Crossed marks at the worse edge, a height for each line, in a strip of its own without ticks."""
+    if not lines:
+        return
+    share = LANE * len(lines)
+    edge = _strip(ax, share, lower)
+    ax.axhline(edge, color="0.75", linewidth=0.6, zorder=0, label="edge of failed runs")
+    for lane, one in enumerate(lines):
+        mark, height = styles[one.label], LANE * (lane + 0.5)
+        for marker, size, width in ((mark.marker, 4.5, 0.9), ("x", 7.5, 0.9)):
+            ax.plot(
+                one.failed,
+                [1 - height if lower else height] * len(one.failed),
+                transform=ax.get_xaxis_transform(),
+                color=mark.color,
+                linestyle="",
+                marker=marker,
+                markersize=size,
+                markeredgewidth=width,
+                markerfacecolor="white",
+                label=f"failed runs of {one.label}",
+            )
+
+
+def _strip(ax: Axes, share: float, lower: bool) -> float:
+    """Makes room of that share of the height at the worse edge; returns the value that bounds it."""
+    scale = ax.yaxis.get_transform()
+    limits = ax.get_ylim()
+    low, high = (float(scale.transform(value)) for value in limits)
+    room = (high - low) * share / (1 - share)
+    ticks = [tick for tick in ax.get_yticks() if limits[0] <= tick <= limits[1]]
+    end = float(scale.inverted().transform(high + room if lower else low - room))
+    ax.set_yticks(ticks)
+    ax.set_ylim((limits[0], end) if lower else (end, limits[1]))
+    return limits[1] if lower else limits[0]
+
+
+def _entries(styles: dict[str, Mark], groups: Sequence[Group], metric: str | None) -> dict[str, Artist]:
+    from matplotlib.lines import Line2D
+
+    entries: dict[str, Artist] = {
+        label: Line2D([], [], color=mark.color, linestyle=mark.linestyle, marker=mark.marker)
+        for label, mark in styles.items()
+    }
+    entries |= explained([value for one in groups if (value := quality(one, metric))])
+    failed = [run for one in groups for run in one.with_status("failed")]
+    if failed:
+        entries[_ended(failed)] = Line2D([], [], color="0.4", linestyle="", marker="x", markersize=5)
+    return entries
+
+
+def _ended(failed: Sequence[Run]) -> str:
+    """What the crosses are called: a loss or a gradient that is no number has diverged."""
+    diverged = {bool(NOT_FINITE.search(run.reason or "")) for run in failed}
+    return "diverged or failed" if len(diverged) == 2 else "diverged" if True in diverged else "failed"
