@@ -12,9 +12,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 from lrexp.report.collect import collect
+from lrexp.report.figure import grid, legend, marks, save, style
 from lrexp.report.group import Group, group
+from lrexp.report.scale import logarithmic
 from lrexp.report.tuned import tuned
 
 RATE = "training.learning_rate"
@@ -65,21 +69,18 @@ def main() -> None:
 
 def plot(found: dict[str, list[Point]], baseline: float, out: str) -> None:
     """Writes the figure; its format goes by the ending of `out`."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "lrexp"  # the same bytes for the same figures
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
-    for (name, points), marker in zip(found.items(), "osv", strict=False):
-        ds, means, spreads = zip(*points, strict=True)
-        axes.errorbar(ds, means, yerr=spreads, marker=marker, capsize=3, label=name)
-    axes.axhline(baseline, color="0.3", linewidth=1, label="full training")
-    axes.axhline(0.9 * baseline, color="0.3", linewidth=1, linestyle="--", label="90 % of it")
-    axes.set(xscale="log", xlabel="intrinsic dimension d", ylabel="test accuracy")
-    axes.legend()
-    figure.savefig(out, metadata={"Date": None} if out.endswith(".svg") else None)
+    with style():
+        figure, (axes,) = grid(1, 1)
+        entries: dict[str, Any] = {}
+        for name, mark in marks(list(found)).items():
+            ds, means, spreads = zip(*found[name], strict=True)
+            entries[name] = axes.errorbar(ds, means, yerr=spreads, elinewidth=0.9, **vars(mark))
+        entries["full training"] = axes.axhline(baseline, color="0.3", linewidth=1)
+        entries["90 % of it"] = axes.axhline(0.9 * baseline, color="0.3", linewidth=1, linestyle="--")
+        logarithmic(axes, "x", [d for points in found.values() for d, _, _ in points])
+        axes.set(xlabel="intrinsic dimension d", ylabel="accuracy (test)")
+        legend(figure, entries)
+    save(figure, Path(out))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ against the step: mean and standard deviation over at least three finished seeds
 --kind pareto shows the final metric against --x trainable_parameters (the default), peak_memory_bytes, train_seconds or
 step_seconds, and the Pareto front: what no other row beats on both. --kind rates shows it against the learning rate, a
 line for each method; runs that failed are crossed marks at the edge. Bars are 95 % intervals (t over at least three
-seeds); hollow marks have fewer seeds and no interval.
+seeds); hollow marks have fewer seeds and no interval. Points of one cost stand side by side.
 
 --metric NAME shows another metric: of result.json (validation_accuracy), with curves of metrics.jsonl
 (validation/loss). --tuned KEY[,KEY] draws of rows that differ in these keys alone the best one, chosen on held-out data

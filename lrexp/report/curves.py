@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lrexp.report.collect import Run
 from lrexp.report.figure import Drawing, Mark, grid, legend, marks, outer_labels, style
 from lrexp.report.group import Group
 from lrexp.report.history import History, history
-from lrexp.report.labels import labels
+from lrexp.report.labels import labels, left_out
 from lrexp.report.panels import panels
 from lrexp.report.scale import logarithmic, metric_words, spans, split_of
 from lrexp.report.statistics import mean, standard_deviation
@@ -64,9 +65,9 @@ class Curve:
 def draw(groups: Sequence[Group], metric: str | None = None) -> Drawing:
     """A column of panels for each dataset and model; rows: training loss, and the primary metric where it is there.
 
-    `metric` is the one name of metrics.jsonl to show instead. A line is the mean over at least three finished seeds, its
-    band one standard deviation; fewer seeds, and runs that have not finished, are thin lines. Raises InputError where
-    there is nothing to draw.
+    `metric` is the one name of metrics.jsonl to show instead. A line is the mean over at least three finished seeds,
+    its band one standard deviation; fewer seeds, and runs that have not finished, are thin lines. Raises InputError
+    where there is nothing to draw.
     """
     found = {run.folder: history(run.folder) for one in groups for run in one.runs}
     recorded = _names(found.values())
@@ -95,11 +96,11 @@ def draw(groups: Sequence[Group], metric: str | None = None) -> Drawing:
             ax.set_xlim(left=0)
         outer_labels(axes, len(columns))
         legend(figure, _entries(styles, drawn))
-    empty = [text for text in styles if not any(one.label == text and one.values() for one in drawn)]
-    return Drawing(figure, [f"left out, nothing is logged: {'; '.join(empty)}"] if empty else [])
+    shown = {one.label for one in drawn if one.values()}
+    return Drawing(figure, left_out([one for one in groups if texts[id(one)] not in shown], groups))
 
 
-def curve(label: str, group: Group, found: dict[object, History], name: str) -> Curve:
+def curve(label: str, group: Group, found: Mapping[Path, History], name: str) -> Curve:
     """What the group's runs say of `name`."""
     finished = [track for run in group.finished if (track := _track(run, found, name)).values]
     done = {run.result["seed"] for run in group.finished if run.result}
@@ -113,7 +114,7 @@ def _seed(run: Run) -> object:
     return run.result["seed"] if run.result else run.spec.get("seed")
 
 
-def _track(run: Run, found: dict[object, History], name: str) -> Track:
+def _track(run: Run, found: Mapping[Path, History], name: str) -> Track:
     return Track(found[run.folder].get(name, {}), run.status == "failed")
 
 
@@ -128,13 +129,13 @@ def _names(histories: Iterable[History]) -> list[str]:
     return list(dict.fromkeys(name for one in histories for name in one))
 
 
-def _rows(columns: Sequence[Sequence[Group]], found: dict[object, History]) -> list[list[str | None]]:
+def _rows(columns: Sequence[Sequence[Group]], found: Mapping[Path, History]) -> list[list[str | None]]:
     """The names that each row shows, a column each: the loss, then the evaluations."""
     evaluations = [_evaluation(groups, found) for groups in columns]
     return [[LOSS for _ in columns], evaluations] if any(evaluations) else [[LOSS for _ in columns]]
 
 
-def _evaluation(groups: Sequence[Group], found: dict[object, History]) -> str | None:
+def _evaluation(groups: Sequence[Group], found: Mapping[Path, History]) -> str | None:
     """The evaluation to show: the primary metric, else the first that was recorded; None where no run has two."""
     names = _names(
         {name: steps for name, steps in found[run.folder].items() if len(steps) > 1 and _is_evaluation(name)}

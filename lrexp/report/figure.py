@@ -90,7 +90,7 @@ def style() -> Iterator[None]:
         raise InputError('pictures need matplotlib, which is not there: pip install "lrexp[plot]"') from None
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
+        matplotlib.rcParams.update(STYLE)  # type: ignore[arg-type]
         yield
 
 
@@ -160,7 +160,7 @@ def inline_svg(figure: Figure, title: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     rules = re.compile(r'\s*<defs>\s*<style type="text/css">\*\{(.*?)\}</style>\s*</defs>', re.DOTALL)
-    inherited = " ".join(found[1] if (found := rules.search(text)) else "".split())
+    inherited = found[1] if (found := rules.search(text)) else ""
     text = re.sub(r'<g id="[^"]*">', "<g>", rules.sub("", text))
     says = f'role="img" aria-label="{escape(title)}" style="max-width: 100%; height: auto; {inherited}"'
     return text.replace("<svg", f"<svg {says}", 1)

@@ -50,6 +50,12 @@ def labels(groups: Sequence[Group], without: Collection[str] = ()) -> list[Label
     ]
 
 
+def left_out(missing: Sequence[Group], groups: Sequence[Group]) -> list[str]:
+    """The note on those of `groups` that a picture lacks, none where it has them all."""
+    texts = [str(text) for one, text in zip(groups, labels(groups), strict=True) if any(one is m for m in missing)]
+    return [f"left out, no run has the figures: {'; '.join(dict.fromkeys(texts))}"] if texts else []
+
+
 def ordered(groups: Sequence[Group]) -> list[Group]:
     """By dataset, model and method, and within a method by the values of its differing keys: 0.003 before 0.01."""
     keys = differing(groups)

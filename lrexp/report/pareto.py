@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from lrexp.report.figure import Drawing, Mark, grid, legend, marks, outer_labels, style
 from lrexp.report.group import Group
-from lrexp.report.labels import Label, labels
+from lrexp.report.labels import Label, labels, left_out
 from lrexp.report.panels import panels, shape
-from lrexp.report.place import write_beside
-from lrexp.report.quality import Quality, check_metric, explained, point, quality, quality_axis
-from lrexp.report.scale import logarithmic, lower_is_better, spans, unit
+from lrexp.report.place import Spot, side_by_side, write_beside
+from lrexp.report.quality import Quality, check_metric, explained, point, quality, quality_axis, spot
+from lrexp.report.scale import logarithmic, lower_is_better, short, spans, unit
 from lrexp.spec.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_NAMED = 12  # points of a panel that all have their details beside them; of more, those of the front
+LETTERS = 16  # of details beside a point; longer ones stand in the legend
 FRONT = "Pareto front"
 
 
@@ -28,6 +29,7 @@ class Point:
     """One group: its cost in base units, and its quality over seeds."""
 
     label: Label
+    name: str  # in the legend
     cost: float
     quality: Quality
 
@@ -39,13 +41,14 @@ def draw(groups: Sequence[Group], cost: str, metric: str | None = None) -> Drawi
     """
     check_metric(groups, metric)
     texts = labels(groups)
-    points = {id(one): _point(text, one, cost, metric) for one, text in zip(groups, texts, strict=True)}
+    names = _names(texts)
+    points = {id(one): _point(text, names[text], one, cost, metric) for one, text in zip(groups, texts, strict=True)}
     shown = panels([one for one in groups if points[id(one)]], lambda one: (one.metric, one.get("evaluated_on")))
     if not shown:
         raise InputError(f"plot: no finished run has {cost} beside the metric")
     with style():
         found = [[p for one in panel.groups if (p := points[id(one)])] for panel in shown]
-        styles = marks([one.label.method for own in found for one in own])
+        styles = marks([one.name for own in found for one in own])
         figure, axes = grid(*shape(len(shown)), len(shown))
         for ax, own, panel in zip(axes, found, shown, strict=True):
             ax.set_title(panel.title)
@@ -57,8 +60,8 @@ def draw(groups: Sequence[Group], cost: str, metric: str | None = None) -> Drawi
         figure.draw_without_rendering()  # settles the layout, which the words' places depend on
         for ax, own, panel in zip(axes, found, shown, strict=True):
             _name(ax, own, cost, lower_is_better(metric or panel.groups[0].metric))
-    left_out = [str(text) for one, text in zip(groups, texts, strict=True) if not points[id(one)]]
-    return Drawing(figure, [f"left out, no finished run has the figures: {'; '.join(left_out)}"] if left_out else [])
+    notes = ["points of one cost stand side by side"] if any(_crowded(own) for own in found) else []
+    return Drawing(figure, notes + left_out([one for one in groups if not points[id(one)]], groups))
 
 
 def front(points: Sequence[Point], lower: bool) -> list[Point]:
@@ -71,38 +74,57 @@ def front(points: Sequence[Point], lower: bool) -> list[Point]:
     return found
 
 
-def _point(label: Label, group: Group, cost: str, metric: str | None) -> Point | None:
+def _names(texts: Sequence[Label]) -> dict[Label, str]:
+    """What the legend calls the groups: the method, whose details stand beside the points, unless these are long."""
+    long = any(len(text.detail) > LETTERS for text in texts) and len(set(texts)) <= MOST_NAMED
+    return {text: str(text) if long else text.method for text in texts}
+
+
+def _point(label: Label, name: str, group: Group, cost: str, metric: str | None) -> Point | None:
     found, spent = quality(group, metric), group.costs[cost]
-    return None if found is None or spent is None else Point(label, spent, found)
+    return None if found is None or spent is None else Point(label, name, spent, found)
 
 
 def _panel(ax: Axes, points: Sequence[Point], cost: str, styles: dict[str, Mark], lower: bool) -> None:
+    spots = _spots(points, cost)
+    for one, place in zip(points, spots, strict=True):
+        point(ax, place, one.quality, styles[one.name], str(one.label))
     costs = [one.cost for one in points]
     scale = unit(cost, costs)
-    for one in points:
-        point(ax, one.cost / scale.size, one.quality, styles[one.label.method], str(one.label))
     ax.set_xlabel(scale.words)
+    ax.xaxis.set_major_formatter(lambda value, _: short(value))
     if spans(costs):
         logarithmic(ax, "x", [value / scale.size for value in costs])
     ax.margins(x=0.12, y=0.12)
     end = ax.get_xlim()[1]
-    steps = [(one.cost / scale.size, one.quality.mean) for one in front(points, lower)]
+    best = front(points, lower)
+    steps = [(place.x, place.y) for one in best for place in [spots[points.index(one)]]]
     steps.append((end, steps[-1][1]))  # more may be spent on the best
-    ax.plot(*zip(*steps, strict=True), color="0.55", linewidth=0.9, drawstyle="steps-post", zorder=1, label=FRONT)
+    ax.plot(*zip(*steps, strict=True), color="0.35", linewidth=0.9, drawstyle="steps-post", zorder=1, label=FRONT)
     ax.set_xlim(right=end)
 
 
+def _spots(points: Sequence[Point], cost: str) -> list[Spot]:
+    """Where the points stand; those of one cost side by side."""
+    costs = [one.cost for one in points]
+    size = unit(cost, costs).size
+    places = side_by_side(costs, spans(costs))
+    return [spot(place / size, one.quality) for one, place in zip(points, places, strict=True)]
+
+
+def _crowded(points: Sequence[Point]) -> bool:
+    costs = [one.cost for one in points]
+    return side_by_side(costs, spans(costs)) != costs
+
+
 def _name(ax: Axes, points: Sequence[Point], cost: str, lower: bool) -> None:
-    """Writes beside the points what the method's name does not say."""
+    """Writes beside the points what the method's name does not say, those of the front first."""
     best = front(points, lower)
-    size = unit(cost, [one.cost for one in points]).size
-    places = [(one.cost / size, one.quality.mean) for one in points]
-    named = [
-        (x, y, one.label.detail)
-        for (x, y), one in zip(places, points, strict=True)
-        if one.label.detail and (len(points) <= MOST_NAMED or one in best)
-    ]
-    write_beside(ax, named, places)
+    spots = _spots(points, cost)
+    named = [(one, place) for one, place in zip(points, spots, strict=True) if one.name != str(one.label)]
+    named.sort(key=lambda pair: pair[0] not in best)
+    texts = [(one.label.detail, place) for one, place in named if len(points) <= MOST_NAMED or one in best]
+    write_beside(ax, texts, spots)
 
 
 def _entries(styles: dict[str, Mark], found: Sequence[Quality]) -> dict[str, Artist]:
@@ -111,5 +133,5 @@ def _entries(styles: dict[str, Mark], found: Sequence[Quality]) -> dict[str, Art
     entries: dict[str, Artist] = {
         method: Line2D([], [], color=mark.color, linestyle="", marker=mark.marker) for method, mark in styles.items()
     }
-    entries[FRONT] = Line2D([], [], color="0.55", linewidth=0.9)
+    entries[FRONT] = Line2D([], [], color="0.35", linewidth=0.9)
     return entries | explained(found)

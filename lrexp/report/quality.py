@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lrexp.report.figure import Mark
 from lrexp.report.group import Group
+from lrexp.report.place import Spot
 from lrexp.report.scale import logarithmic, lower_is_better, metric_words, spans
 from lrexp.report.statistics import summary
 from lrexp.spec.convert import unknown
@@ -48,12 +49,31 @@ def check_metric(groups: Sequence[Group], metric: str | None) -> None:
         raise InputError(unknown(f"--metric {metric}", metric, names, "metric of result.json", "Metrics"))
 
 
-def point(ax: Axes, x: float, found: Quality, mark: Mark, label: str) -> None:
+def point(ax: Axes, spot: Spot, found: Quality, mark: Mark, label: str) -> None:
     """The mean, hollow where fewer than three seeds stand behind it, with the interval as a bar."""
     errors = None if found.interval is None else [[found.mean - found.interval[0]], [found.interval[1] - found.mean]]
-    face = "white" if found.interval is None else mark.color
-    style = {"color": mark.color, "marker": mark.marker, "markerfacecolor": face, "linestyle": "", "elinewidth": 0.9}
-    ax.errorbar([x], [found.mean], yerr=errors, label=label, zorder=3, **style)
+    face, edge = ("white", mark.color) if found.interval is None else (mark.color, "white")
+    ax.errorbar(
+        [spot.x],
+        [spot.y],
+        yerr=errors,
+        color=mark.color,
+        marker=mark.marker,
+        markerfacecolor=face,
+        markeredgecolor=edge,
+        markeredgewidth=0.9 if found.interval is None else 0.4,
+        markersize=5,
+        linestyle="",
+        elinewidth=0.9,
+        capthick=0.9,
+        zorder=3,
+        label=label,
+    )
+
+
+def spot(x: float, found: Quality) -> Spot:
+    """Where a quality stands at x."""
+    return Spot(x, found.mean, *(found.interval or (found.mean, found.mean)))
 
 
 def quality_axis(ax: Axes, metric: str, evaluated_on: str | None, means: Sequence[float]) -> None:
@@ -68,10 +88,9 @@ def explained(found: Sequence[Quality]) -> dict[str, Artist]:
     """Entries of the legend for full and hollow points, as far as there are any."""
     from matplotlib.lines import Line2D
 
-    grey = {"color": "0.4", "marker": "o"}
     entries: dict[str, Artist] = {}
     if any(one.interval for one in found):
-        entries[INTERVAL] = Line2D([], [], **grey, linestyle="-", linewidth=0.9)
+        entries[INTERVAL] = Line2D([], [], color="0.4", marker="o", linewidth=0.9)
     if any(one.interval is None for one in found):
-        entries[HOLLOW] = Line2D([], [], **grey, linestyle="", markerfacecolor="white")
+        entries[HOLLOW] = Line2D([], [], color="0.4", marker="o", linestyle="", markerfacecolor="white")
     return entries

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from lrexp.report.collect import Run
 from lrexp.report.figure import Drawing, Mark, grid, legend, marks, outer_labels, style
 from lrexp.report.group import Group
-from lrexp.report.labels import labels
+from lrexp.report.labels import labels, left_out
 from lrexp.report.panels import panels, shape
-from lrexp.report.quality import Quality, check_metric, explained, point, quality, quality_axis
+from lrexp.report.quality import Quality, check_metric, explained, point, quality, quality_axis, spot
 from lrexp.report.scale import exponent, logarithmic, lower_is_better
 from lrexp.report.tuned import families
 from lrexp.spec.errors import InputError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 RATE = "training.learning_rate"
 NOT_FINITE = re.compile(r"\bis -?(nan|inf)\b")
-LANE = 0.07  # of the panel's height, for the failed runs of one line
+LANE = 0.06  # of the panel's height, for the failed runs of one line
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Line:
     label: str
     points: list[tuple[float, Quality]]
     failed: list[float]
+    runs: list[Run]  # those that failed
 
 
 def draw(groups: Sequence[Group], metric: str | None = None) -> Drawing:
@@ -61,15 +62,16 @@ def draw(groups: Sequence[Group], metric: str | None = None) -> Drawing:
             _panel(ax, lines, styles, lower_is_better(name))
         outer_labels(axes, shape(len(shown))[1])
         legend(figure, _entries(styles, ended, metric))
-    unfinished = [str(text) for one, text in zip(groups, labels(groups), strict=True) if one not in ended]
-    return Drawing(figure, [f"left out, no run has finished: {'; '.join(unfinished)}"] if unfinished else [])
+    return Drawing(figure, left_out([one for one in groups if one not in ended], groups))
 
 
 def line(label: str, members: Sequence[Group], metric: str | None) -> Line:
     """The line of groups that differ in their rate alone."""
     ordered = sorted(members, key=lambda one: one.identity[RATE])
     points = [(one.identity[RATE], value) for one in ordered if (value := quality(one, metric))]
-    return Line(label, points, [one.identity[RATE] for one in ordered if one.with_status("failed")])
+    failed = [one for one in ordered if one.with_status("failed")]
+    runs = [run for one in failed for run in one.with_status("failed")]
+    return Line(label, points, [one.identity[RATE] for one in failed], runs)
 
 
 def _panel(ax: Axes, lines: Sequence[Line], styles: dict[str, Mark], lower: bool) -> None:
@@ -78,48 +80,50 @@ def _panel(ax: Axes, lines: Sequence[Line], styles: dict[str, Mark], lower: bool
         rates, means = [rate for rate, _ in one.points], [value.mean for _, value in one.points]
         ax.plot(rates, means, color=mark.color, linestyle=mark.linestyle, label=one.label)
         for rate, value in one.points:
-            point(ax, rate, value, mark, f"point of {one.label}")
-    _failed(ax, [one for one in lines if one.failed], styles, lower)
+            point(ax, spot(rate, value), value, mark, f"point of {one.label}")
+    _failed(ax, lines, styles, lower)
     ax.set_xlabel("learning rate")
     rates = [rate for one in lines for rate in (*one.failed, *(rate for rate, _ in one.points))]
     logarithmic(ax, "x", rates, between=(3,), written=exponent)
 
 
 def _failed(ax: Axes, lines: Sequence[Line], styles: dict[str, Mark], lower: bool) -> None:
-    """Crossed marks at the worse edge, a height for each line, in a strip of its own without ticks."""
-    if not lines:
+    """A strip at the worse edge, where failed runs have their line's mark, each line at a height of its own."""
+    failed = [one for one in lines if one.failed]
+    if not failed:
         return
-    share = LANE * len(lines)
-    edge = _strip(ax, share, lower)
-    ax.axhline(edge, color="0.75", linewidth=0.6, zorder=0, label="edge of failed runs")
-    for lane, one in enumerate(lines):
-        mark, height = styles[one.label], LANE * (lane + 0.5)
-        for marker, size, width in ((mark.marker, 4.5, 0.9), ("x", 7.5, 0.9)):
-            ax.plot(
-                one.failed,
-                [1 - height if lower else height] * len(one.failed),
-                transform=ax.get_xaxis_transform(),
-                color=mark.color,
-                linestyle="",
-                marker=marker,
-                markersize=size,
-                markeredgewidth=width,
-                markerfacecolor="white",
-                label=f"failed runs of {one.label}",
-            )
+    _strip(ax, LANE * len(failed), lower, _word([run for one in failed for run in one.runs]))
+    for lane, one in enumerate(failed):
+        height, mark = LANE * (lane + 0.5), styles[one.label]
+        ax.plot(
+            one.failed,
+            [1 - height if lower else height] * len(one.failed),
+            transform=ax.get_xaxis_transform(),
+            color=mark.color,
+            linestyle="",
+            marker=mark.marker,
+            label=f"failed runs of {one.label}",
+        )
 
 
-def _strip(ax: Axes, share: float, lower: bool) -> float:
-    """Makes room of that share of the height at the worse edge; returns the value that bounds it."""
+def _strip(ax: Axes, share: float, lower: bool, word: str) -> None:
+    """Makes room of that share of the height at the worse edge, and gives it a name among the ticks."""
     scale = ax.yaxis.get_transform()
     limits = ax.get_ylim()
     low, high = (float(scale.transform(value)) for value in limits)
     room = (high - low) * share / (1 - share)
+    middle, end = (float(scale.inverted().transform(high + r if lower else low - r)) for r in (room / 2, room))
     ticks = [tick for tick in ax.get_yticks() if limits[0] <= tick <= limits[1]]
-    end = float(scale.inverted().transform(high + room if lower else low - room))
-    ax.set_yticks(ticks)
+    labels = ax.yaxis.get_major_formatter().format_ticks(ticks)
+    ax.set_yticks([*ticks, middle], [*labels, word])
     ax.set_ylim((limits[0], end) if lower else (end, limits[1]))
-    return limits[1] if lower else limits[0]
+    ax.axhspan(*((limits[1], end) if lower else (end, limits[0])), color="0.94", linewidth=0, zorder=0, label=word)
+
+
+def _word(failed: Sequence[Run]) -> str:
+    """How the runs ended: a loss or a gradient that is no number has diverged."""
+    diverged = {bool(NOT_FINITE.search(run.reason or "")) for run in failed}
+    return "diverged\nor failed" if len(diverged) == 2 else "diverged" if True in diverged else "failed"
 
 
 def _entries(styles: dict[str, Mark], groups: Sequence[Group], metric: str | None) -> dict[str, Artist]:
@@ -129,14 +133,4 @@ def _entries(styles: dict[str, Mark], groups: Sequence[Group], metric: str | Non
         label: Line2D([], [], color=mark.color, linestyle=mark.linestyle, marker=mark.marker)
         for label, mark in styles.items()
     }
-    entries |= explained([value for one in groups if (value := quality(one, metric))])
-    failed = [run for one in groups for run in one.with_status("failed")]
-    if failed:
-        entries[_ended(failed)] = Line2D([], [], color="0.4", linestyle="", marker="x", markersize=5)
-    return entries
-
-
-def _ended(failed: Sequence[Run]) -> str:
-    """What the crosses are called: a loss or a gradient that is no number has diverged."""
-    diverged = {bool(NOT_FINITE.search(run.reason or "")) for run in failed}
-    return "diverged or failed" if len(diverged) == 2 else "diverged" if True in diverged else "failed"
+    return entries | explained([value for one in groups if (value := quality(one, metric))])

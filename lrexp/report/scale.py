@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 DECADE = 10
+MANY_DECADES = 10**4  # between which only whole ones are marked
 SPLITS = ("train", "selection", "validation", "test")
 COSTS = {  # words, and units from large to small
     "trainable_parameters": ("trainable parameters", ()),
@@ -75,7 +76,7 @@ def logarithmic(
     written: Callable[[float], str] | None = None,
 ) -> None:
     """A logarithmic axis with ticks at the decades, and `between` them where these are few; `written` as `short`."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     axis = axes.xaxis if which == "x" else axes.yaxis
@@ -83,6 +84,8 @@ def logarithmic(
     axis.set_major_locator(LogLocator(subs=(1, *between) if few else (1,), numticks=12))
     axis.set_major_formatter(FuncFormatter(lambda value, _: (written or short)(value)))
     axis.set_minor_formatter(NullFormatter())
+    if spans(values, MANY_DECADES):
+        axis.set_minor_locator(NullLocator())
 
 
 def short(value: float) -> str:
