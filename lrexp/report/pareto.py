@@ -96,6 +96,8 @@ def _panel(ax: Axes, points: Sequence[Point], cost: str, styles: dict[str, Mark]
     if spans(costs):
         logarithmic(ax, "x", [value / scale.size for value in costs])
     ax.margins(x=0.12, y=0.12)
+    if min(costs) == max(costs):
+        ax.set_xlim(0.8 * costs[0] / scale.size, 1.2 * costs[0] / scale.size)
     end = ax.get_xlim()[1]
     best = front(points, lower)
     steps = [(place.x, place.y) for one in best for place in [spots[points.index(one)]]]

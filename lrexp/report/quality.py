@@ -51,21 +51,19 @@ def check_metric(groups: Sequence[Group], metric: str | None) -> None:
 
 def point(ax: Axes, spot: Spot, found: Quality, mark: Mark, label: str) -> None:
     """The mean, hollow where fewer than three seeds stand behind it, with the interval as a bar."""
-    errors = None if found.interval is None else [[found.mean - found.interval[0]], [found.interval[1] - found.mean]]
-    face, edge = ("white", mark.color) if found.interval is None else (mark.color, "white")
-    ax.errorbar(
+    if found.interval is not None:
+        errors = [[spot.y - spot.low], [spot.high - spot.y]]
+        ax.errorbar([spot.x], [spot.y], errors, fmt="none", ecolor=mark.color, elinewidth=0.9, label=f"bar of {label}")
+    face, edge, width = (mark.color, "white", 0.3) if found.interval else ("white", mark.color, 1.0)
+    ax.plot(
         [spot.x],
         [spot.y],
-        yerr=errors,
-        color=mark.color,
+        linestyle="",
         marker=mark.marker,
+        markersize=5.5,
         markerfacecolor=face,
         markeredgecolor=edge,
-        markeredgewidth=0.9 if found.interval is None else 0.4,
-        markersize=5,
-        linestyle="",
-        elinewidth=0.9,
-        capthick=0.9,
+        markeredgewidth=width,
         zorder=3,
         label=label,
     )

@@ -13,7 +13,7 @@ from lrexp.report.group import Group
 from lrexp.report.labels import labels, left_out
 from lrexp.report.panels import panels, shape
 from lrexp.report.quality import Quality, check_metric, explained, point, quality, quality_axis, spot
-from lrexp.report.scale import exponent, logarithmic, lower_is_better
+from lrexp.report.scale import exponent, logarithmic, lower_is_better, spans
 from lrexp.report.tuned import families
 from lrexp.spec.errors import InputError
 
@@ -84,7 +84,7 @@ def _panel(ax: Axes, lines: Sequence[Line], styles: dict[str, Mark], lower: bool
     _failed(ax, lines, styles, lower)
     ax.set_xlabel("learning rate")
     rates = [rate for one in lines for rate in (*one.failed, *(rate for rate, _ in one.points))]
-    logarithmic(ax, "x", rates, between=(3,), written=exponent)
+    logarithmic(ax, "x", rates, between=(3,) if spans(rates, 30) else (2, 5), written=exponent)
 
 
 def _failed(ax: Axes, lines: Sequence[Line], styles: dict[str, Mark], lower: bool) -> None:
