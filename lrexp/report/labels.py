@@ -52,8 +52,13 @@ def labels(groups: Sequence[Group], without: Collection[str] = ()) -> list[Label
 
 def left_out(missing: Sequence[Group], groups: Sequence[Group]) -> list[str]:
     """The note on those of `groups` that a picture lacks, none where it has them all."""
-    texts = [str(text) for one, text in zip(groups, labels(groups), strict=True) if any(one is m for m in missing)]
-    return [f"left out, no run has the figures: {'; '.join(dict.fromkeys(texts))}"] if texts else []
+    several = len({ground(one) for one in groups}) > 1
+    texts = [
+        f"{'/'.join(ground(one)[:2])}: {text}" if several else str(text)
+        for one, text in zip(groups, labels(groups), strict=True)
+        if any(one is other for other in missing)
+    ]
+    return [f"left out, no run has the figures: {'; '.join(texts)}"] if texts else []
 
 
 def ordered(groups: Sequence[Group]) -> list[Group]:

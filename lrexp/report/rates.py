@@ -44,25 +44,29 @@ def draw(groups: Sequence[Group], metric: str | None = None) -> Drawing:
     check_metric(groups, metric)
     rated = [one for one in groups if isinstance(one.identity.get(RATE), int | float)]
     ended = [one for one in rated if quality(one, metric) or one.with_status("failed")]
-    if len({one.identity[RATE] for one in ended}) < 2:
-        raise InputError(f"plot: --kind rates needs finished runs that differ in {RATE}, such as {RATE}=1e-3,3e-3")
     found = {id(members[0]): members for members in families(ended, [RATE])}
     firsts = [members[0] for members in found.values()]
     texts = dict(zip(found, map(str, labels(firsts, without=[RATE])), strict=True))
-    shown = panels(firsts, lambda one: (one.metric, one.get("evaluated_on")))
+    shown = [
+        (panel, [line(texts[id(one)], found[id(one)], metric) for one in panel.groups])
+        for panel in panels(firsts, lambda one: (one.metric, one.get("evaluated_on")))
+        if any(quality(member, metric) for one in panel.groups for member in found[id(one)])
+    ]
+    drawn = [member for panel, _ in shown for one in panel.groups for member in found[id(one)]]
+    if len({one.identity[RATE] for one in drawn}) < 2:
+        raise InputError(f"plot: --kind rates needs finished runs that differ in {RATE}, such as {RATE}=1e-3,3e-3")
     with style():
-        styles = marks(list(texts.values()))
+        styles = marks([one.label for _, lines in shown for one in lines])
         figure, axes = grid(*shape(len(shown)), len(shown))
-        for ax, panel in zip(axes, shown, strict=True):
+        for ax, (panel, lines) in zip(axes, shown, strict=True):
             ax.set_title(panel.title)
-            lines = [line(texts[id(one)], found[id(one)], metric) for one in panel.groups]
             name = metric or panel.groups[0].metric
             means = [value.mean for one in lines for _, value in one.points]
             quality_axis(ax, name, panel.groups[0].get("evaluated_on"), means)
             _panel(ax, lines, styles, lower_is_better(name))
         outer_labels(axes, shape(len(shown))[1])
-        legend(figure, _entries(styles, ended, metric))
-    return Drawing(figure, left_out([one for one in groups if one not in ended], groups))
+        legend(figure, _entries(styles, [value for _, lines in shown for one in lines for _, value in one.points]))
+    return Drawing(figure, left_out([one for one in groups if one not in drawn], groups))
 
 
 def line(label: str, members: Sequence[Group], metric: str | None) -> Line:
@@ -75,16 +79,16 @@ def line(label: str, members: Sequence[Group], metric: str | None) -> Line:
 
 
 def _panel(ax: Axes, lines: Sequence[Line], styles: dict[str, Mark], lower: bool) -> None:
+    rates = [rate for one in lines for rate in (*one.failed, *(rate for rate, _ in one.points))]
+    logarithmic(ax, "x", rates, between=(3,) if spans(rates, 30) else (2, 5), written=exponent)
     for one in lines:
         mark = styles[one.label]
-        rates, means = [rate for rate, _ in one.points], [value.mean for _, value in one.points]
-        ax.plot(rates, means, color=mark.color, linestyle=mark.linestyle, label=one.label)
+        tried, means = [rate for rate, _ in one.points], [value.mean for _, value in one.points]
+        ax.plot(tried, means, color=mark.color, linestyle=mark.linestyle, label=one.label)
         for rate, value in one.points:
             point(ax, spot(rate, value), value, mark, f"point of {one.label}")
     _failed(ax, lines, styles, lower)
     ax.set_xlabel("learning rate")
-    rates = [rate for one in lines for rate in (*one.failed, *(rate for rate, _ in one.points))]
-    logarithmic(ax, "x", rates, between=(3,) if spans(rates, 30) else (2, 5), written=exponent)
 
 
 def _failed(ax: Axes, lines: Sequence[Line], styles: dict[str, Mark], lower: bool) -> None:
@@ -126,11 +130,11 @@ def _word(failed: Sequence[Run]) -> str:
     return "diverged\nor failed" if len(diverged) == 2 else "diverged" if True in diverged else "failed"
 
 
-def _entries(styles: dict[str, Mark], groups: Sequence[Group], metric: str | None) -> dict[str, Artist]:
+def _entries(styles: dict[str, Mark], found: Sequence[Quality]) -> dict[str, Artist]:
     from matplotlib.lines import Line2D
 
     entries: dict[str, Artist] = {
         label: Line2D([], [], color=mark.color, linestyle=mark.linestyle, marker=mark.marker)
         for label, mark in styles.items()
     }
-    return entries | explained([value for one in groups if (value := quality(one, metric))])
+    return entries | explained(found)

@@ -40,13 +40,15 @@ def test_numbers_are_ordered_as_numbers(tmp_path: Path) -> None:
     assert [one.identity["training.learning_rate"] for one in found] == [0.0015, 0.003, 0.006, 0.02]
 
 
-def test_the_note_names_each_missing_group_once(tmp_path: Path) -> None:
+def test_the_note_names_what_is_missing_and_where(tmp_path: Path) -> None:
     for dataset in ("docmatch", "mrpc"):
         for method in ("lora", "full"):
             write_run(tmp_path / dataset / method, dataset__name=dataset, method__name=method)
     found = group(collect([tmp_path]))
     missing = [one for one in found if one.part("method") == "full"]
-    assert left_out(missing, found) == ["left out, no run has the figures: full"]
+    both = "docmatch/embedded: full; mrpc/embedded: full"
+    assert left_out(missing, found) == [f"left out, no run has the figures: {both}"]
+    assert left_out(missing[:1], found[:2]) == ["left out, no run has the figures: full"]
     assert left_out([], found) == []
 
 

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ def write(place: Path, values: dict[float, float | str], method: str = "lora", m
     for rate, value in values.items():
         changes = {"training__learning_rate": rate, "method__name": method}
         if isinstance(value, str):
-            write_failed(place / f"{method}-{rate}", error=value, **changes)
+            failed = write_failed(place / f"{method}-{rate}", error=value, **changes)
+            result = json.loads((failed / "result.json").read_text())
+            (failed / "result.json").write_text(json.dumps(result | {"primary_metric": metric}))
         else:
             found = {f"metrics.{metric}": value, "primary_metric": metric}
             write_run(place / f"{method}-{rate}", result=found, **changes)
@@ -91,3 +94,11 @@ def test_one_rate_is_no_sensitivity(tmp_path: Path) -> None:
     write(tmp_path, {1e-2: 0.8})
     found = rates.draw(group(collect([tmp_path])))
     assert found.notes == ["left out, no run has the figures: lora, learning_rate=0.1"]
+
+
+def test_a_dataset_where_all_runs_failed_has_no_panel(tmp_path: Path) -> None:
+    write(tmp_path, {1e-3: 0.7, 1e-2: 0.8})
+    write_failed(tmp_path / "bad", dataset__name="mrpc")
+    found = rates.draw(group(collect([tmp_path])))
+    assert [ax.get_title("left") for ax in found.figure.axes] == ["docmatch, embedded"]
+    assert found.notes == ["left out, no run has the figures: mrpc/embedded: lora, learning_rate=0.0025"]
