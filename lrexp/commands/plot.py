@@ -29,12 +29,14 @@ from lrexp.report.collect import collect
 from lrexp.report.figure import FORMATS, Drawing, save
 from lrexp.report.group import Group, group
 from lrexp.report.labels import ordered
+from lrexp.report.panels import panels
 from lrexp.report.scale import COSTS
 from lrexp.report.tuned import tuned
 from lrexp.spec.errors import InputError
 
 KINDS = ("curves", "pareto", "rates")
 COST = "trainable_parameters"
+MOST_ROWS = 12
 
 
 def main(arguments: list[str]) -> int:
@@ -49,10 +51,11 @@ def main(arguments: list[str]) -> int:
         raise InputError(f"{runs[0].reason}{more}")
     groups = group(sound)
     keys = [key for key in options.tuned.split(",") if key]
-    drawing = _draw(options, ordered(tuned(groups, keys) if keys else groups))
+    groups = ordered(tuned(groups, keys) if keys else groups)
+    drawing = _draw(options, groups)
     save(drawing.figure, path)
     print(path)
-    for note in drawing.notes:
+    for note in drawing.notes + _crowded(groups, options.kind):
         print(f"lrexp plot: {note}", file=sys.stderr)
     if len(sound) < len(runs):
         print(f"lrexp plot: {len(runs) - len(sound)} of {len(runs)} runs have damaged files", file=sys.stderr)
@@ -88,3 +91,11 @@ def _draw(options: argparse.Namespace, groups: list[Group]) -> Drawing:
     if options.kind == "pareto":
         return pareto.draw(groups, options.x or COST, options.metric)
     return rates.draw(groups, options.metric)
+
+
+def _crowded(groups: list[Group], kind: str) -> list[str]:
+    """What helps where a panel has more rows than a reader can tell apart; rates are lines already."""
+    most = max(len(panel.groups) for panel in panels(groups))
+    if kind == "rates" or most <= MOST_ROWS:
+        return []
+    return [f"{most} rows in one panel; --tuned KEY draws of those that differ in KEY alone the best one"]

@@ -47,6 +47,13 @@ def test_tuned_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""  # one point is left
 
 
+def test_many_rows_get_a_hint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for r in range(1, 14):
+        write_progress(write_run(tmp_path / f"{r}", method__r=r), 30)
+    assert main([str(tmp_path), "-o", str(tmp_path / "a.png")]) == 0
+    assert capsys.readouterr().err.startswith("lrexp plot: 13 rows in one panel; --tuned KEY draws")
+
+
 def test_damaged_runs_are_left_out_and_end_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = write(tmp_path / "runs")
     damaged = write_run(tmp_path / "runs" / "damaged")
