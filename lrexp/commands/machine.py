@@ -36,6 +36,7 @@ OPTIONAL = {  # distribution -> module, and what it is for
     "sentencepiece": ("sentencepiece", "model=deberta_v3"),
     "pillow": ("PIL", "images in PNG or JPEG: dataset=mnist, dataset=cifar10"),
     "peft": ("peft", "loading what lrexp export writes"),
+    "matplotlib": ("matplotlib", "lrexp plot"),
 }
 GROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
