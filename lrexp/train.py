@@ -32,12 +32,17 @@ from lrexp.tasks.base import Task
 
 
 def train(
-    spec: RunSpec, output_dir: str | None = None, again: bool = False, then: dict[str, Any] | None = None
+    spec: RunSpec,
+    output_dir: str | None = None,
+    again: bool = False,
+    then: dict[str, Any] | None = None,
+    until: int | None = None,
 ) -> tuple[dict[str, Any], Path]:
     """Runs or resumes a spec; a finished run is recognised and returned as it is.
 
-    `then` is the provenance of a frozen spec, `again` asks for a finished run once more. Returns the result and the
-    run's folder. Raises InputError before the run begins, RunError after, Interrupted on a signal.
+    `then` is the provenance of a frozen spec, `again` asks for a finished run once more; after step `until` the run
+    stands still, to be compared with others. Returns the result and the run's folder. Raises InputError before the run
+    begins, RunError after, Interrupted on a signal, Paused at `until`.
     """
     run = identify(spec, then)
     folder = folders.locate(output_dir, run.name, spec.method["name"], run.facts["spec_hash"])
@@ -53,7 +58,7 @@ def train(
         rehearse(run, task, context)
         with folders.held(folder):
             done = standing(run, folder)  # once more: another process may have come and gone since
-            return done or Session(run, task, context, folder).execute(), folder
+            return done or Session(run, task, context, folder, until).execute(), folder
 
 
 def standing(run: Run, folder: Path) -> dict[str, Any] | None:

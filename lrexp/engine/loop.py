@@ -8,16 +8,18 @@ import time
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from lrexp.engine import checkpoint, memory
+from lrexp.engine.files import write_text
 from lrexp.engine.forward import CompileClock, evaluation
 from lrexp.engine.gradients import clip
 from lrexp.engine.precision import autocast
 from lrexp.engine.progress import Progress
-from lrexp.engine.record import Record
+from lrexp.engine.record import Record, finite
 from lrexp.engine.sampler import of_run
 from lrexp.engine.selection import Selection
 from lrexp.engine.state import Prepared, State
@@ -26,7 +28,8 @@ from lrexp.linalg.random import seed_ambient, stream
 from lrexp.methods.base import Batch, Context, Micro, Training
 from lrexp.optim.per_layer import PerLayer
 from lrexp.optim.schedule import multiplier
-from lrexp.spec.errors import Interrupted, RunError
+from lrexp.spec import rungs
+from lrexp.spec.errors import Interrupted, Paused, RunError
 from lrexp.spec.run_spec import RunSpec
 from lrexp.tasks.base import Task
 
@@ -50,6 +53,7 @@ class Loop:
         self.compiling = CompileClock()
         self.record = Record(folder / "metrics.jsonl")
         self.sampler = of_run(spec, task)
+        self.until: int | None = None  # the step at which the run stands still to be compared
         self.in_step = False
         self.durations: list[float] = []
         self.seconds = 0.0  # the sum of `durations`
@@ -79,6 +83,8 @@ class Loop:
                 self._settle(selection)
                 if self.state.step >= self.context.total_steps:
                     break
+                if self.until is not None and self.state.step >= self.until:
+                    self._pause(selection)
                 self._timed_step()
         selection.restore()
 
@@ -95,6 +101,15 @@ class Loop:
             self.save()
         if asked:
             raise Interrupted(f"stopped by {asked} after step {step}; the same command goes on from there")
+
+    def _pause(self, selection: Selection) -> NoReturn:
+        """Saves, notes how good the model is now, and raises Paused."""
+        if self.state.saved < self.state.step:
+            self.save()
+        metrics = selection.measure()
+        metric, value = selection.metric, metrics[selection.metric]
+        write_text(self.folder / rungs.FILE, rungs.with_another(self.folder, self.state.step, metric, finite(value)))
+        raise Paused(f"paused after step {self.state.step}: {metric} {value:.6g}")
 
     def save(self) -> None:
         """Writes a checkpoint of this step."""

@@ -32,15 +32,15 @@ from lrexp.models.roles import head_modules
 from lrexp.optim.build import make_optimizer
 from lrexp.optim.group import Group
 from lrexp.optim.per_layer import PerLayer
-from lrexp.spec.errors import InputError, Interrupted, RunError
+from lrexp.spec.errors import InputError, Interrupted, Paused, RunError
 from lrexp.tasks.base import Task
 
 
 class Session:
     """One run in a folder that is held by this process."""
 
-    def __init__(self, run: Run, task: Task, context: Context, folder: Path) -> None:
-        self.run, self.task, self.context, self.folder = run, task, context, folder
+    def __init__(self, run: Run, task: Task, context: Context, folder: Path, until: int | None = None) -> None:
+        self.run, self.task, self.context, self.folder, self.until = run, task, context, folder, until
         self.state = State()
         self.decisions = Decisions()
         self.model: nn.Module | None = None
@@ -48,7 +48,7 @@ class Session:
         self.mirror = Mirror()
 
     def execute(self) -> dict[str, Any]:
-        """Runs to the end and returns the result. Raises RunError, with its row written, or Interrupted."""
+        """Runs to the end and returns the result. Raises RunError, with its row written, Interrupted or Paused."""
         with Progress(self.folder / "log.txt", self.run.spec.method["name"]) as progress, StopRequest() as stop:
             try:
                 folders.sweep_leftovers(self.folder)
@@ -59,7 +59,7 @@ class Session:
                 self._fit(progress, stop)
                 row = self._finish()
                 progress.note(f"finished: {row['primary_metric']} {row['metrics'][row['primary_metric']]}")
-            except (Interrupted, KeyboardInterrupt) as error:
+            except (Interrupted, Paused, KeyboardInterrupt) as error:
                 self.mirror.finish(None)
                 progress.note(str(error) or "interrupted")
                 raise
@@ -91,7 +91,7 @@ class Session:
         self.loop = Loop(
             run.spec, self.task, self._prepared(self.model), self.context, self.folder, progress, stop, self.state
         )
-        self.loop.record.mirror = self.mirror
+        self.loop.record.mirror, self.loop.until = self.mirror, self.until
         if saved is not None:
             self.loop.resume(saved)
             del saved  # its tensors are in the model and the optimizer now

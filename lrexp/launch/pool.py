@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from lrexp.launch.job import Job
-from lrexp.launch.worker import END
+from lrexp.launch.worker import END, PAUSED
 
 TICK = 0.1
 Tell = Callable[[Job], None]
@@ -69,9 +69,9 @@ class Pool:
             worker.process.kill()
 
     def _settled(self, job: Job, retry: bool) -> bool:
-        """Whether there is nothing to do: the run is finished, or has failed and is not tried again."""
+        """Whether there is nothing to do: the run is as far as it shall come, or has failed and is not tried again."""
         state = job.look()
-        if state == "finished" or (state == "failed" and not retry):
+        if state in ("finished", "paused") or (state == "failed" and not retry):
             job.state = state
             self.tell(job)
             return True
@@ -85,7 +85,7 @@ class Pool:
             environment["CUDA_VISIBLE_DEVICES"] = self.devices[slot % len(self.devices)]
         errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (closed by _collect)
         process = subprocess.Popen(
-            [sys.executable, "-m", "lrexp.launch.worker", str(job.folder)],
+            [sys.executable, "-m", "lrexp.launch.worker", str(job.folder), *([str(job.until)] if job.until else [])],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, text=True, env=environment,
             start_new_session=True,
         )  # fmt: skip
@@ -116,6 +116,8 @@ def _outcome(job: Job, worker: Worker) -> str:
         return "finished"
     if code == 130:
         return "interrupted"
+    if code == PAUSED:
+        return "paused"
     worker.errors.seek(0)
     lines = [line.removeprefix("lrexp: ").strip() for line in worker.errors.read().splitlines() if line.strip()]
     if code < 0:

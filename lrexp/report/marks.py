@@ -5,7 +5,7 @@ from __future__ import annotations
 from lrexp.report.collect import Run
 from lrexp.report.group import Group
 
-UNFINISHED = ("failed", "running", "interrupted", "damaged")
+UNFINISHED = ("failed", "running", "interrupted", "paused", "damaged")
 
 
 def status(group: Group) -> str:

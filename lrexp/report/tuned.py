@@ -30,10 +30,11 @@ def tuned(groups: Sequence[Group], keys: Sequence[str]) -> list[Group]:
         raise InputError("table: --tuned needs runs with a metric of validation beside that of test, or of selection")
     families: dict[str, list[Group]] = {}
     for found in groups:
-        settings = {key: value for key, value in found.identity.items() if key not in keys}
-        pooled = [settings, found.metric, found.get("evaluated_on"), content(found.runs[0])]
+        pooled = [_settings(found, keys), found.metric, found.get("evaluated_on")]
         families.setdefault(json.dumps(pooled, sort_keys=True, default=str), []).append(found)
-    return [found for family in families.values() for found in _best(family)]
+    chosen = [found for family in families.values() for found in _best(family)]
+    settled = [_settings(found, keys) for found in chosen if selected(found) is not None]
+    return [found for found in chosen if found.metric is not None or _settings(found, keys) not in settled]
 
 
 def selected(found: Group) -> float | None:
@@ -45,6 +46,11 @@ def selected(found: Group) -> float | None:
             if values:
                 return mean(values)
     return None
+
+
+def _settings(found: Group, keys: Sequence[str]) -> list[object]:
+    """What the rows of a family share: their specs but for the tuned keys, and what they read."""
+    return [{key: value for key, value in found.identity.items() if key not in keys}, content(found.runs[0])]
 
 
 def _best(family: list[Group]) -> list[Group]:
