@@ -66,7 +66,8 @@ def main(arguments: list[str]) -> int:
         from lrexp.train import train
 
         result, folder = train(spec, output_dir, options.again, then)
-    show(result, folder, options.format)
+    if result:  # it is empty in a process beside the run's first
+        show(result, folder, options.format)
     return 0
 
 

@@ -77,7 +77,7 @@ def jobs(
     for spec, label in specs:
         try:
             run = identify(spec)
-            steps = total_steps(spec.training, *_rehearse(run, extents))
+            steps = total_steps(spec.training, *_rehearse(run, extents), spec.hardware.processes)
         except InputError as error:
             raise InputError(f"{label}: {error}") from error
         spec_hash = run.facts["spec_hash"]

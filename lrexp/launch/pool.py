@@ -13,8 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import IO
 
+from lrexp.engine.team import END
 from lrexp.launch.job import Job
-from lrexp.launch.worker import END, PAUSED
+from lrexp.launch.worker import PAUSED
 
 TICK = 0.1
 Tell = Callable[[Job], None]
@@ -82,7 +83,8 @@ class Pool:
         slot = next(i for i in range(self.size) if i not in taken)
         environment = dict(os.environ)
         if self.devices:
-            environment["CUDA_VISIBLE_DEVICES"] = self.devices[slot % len(self.devices)]
+            wanted = range(slot * job.spec.hardware.processes, (slot + 1) * job.spec.hardware.processes)
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(self.devices[i % len(self.devices)] for i in wanted)
         errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (closed by _collect)
         process = subprocess.Popen(
             [sys.executable, "-m", "lrexp.launch.worker", str(job.folder), *([str(job.until)] if job.until else [])],

@@ -13,12 +13,12 @@ import signal
 import sys
 import threading
 
+from lrexp.engine.team import END
 from lrexp.spec.errors import Paused
 from lrexp.spec.guard import guarded
 from lrexp.spec.run_spec import RunSpec
 
 PAUSED = 75
-END = "\n...\n"  # YAML's own mark: the spec is whole
 
 
 def main(arguments: list[str]) -> int:
