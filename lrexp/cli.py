@@ -23,6 +23,7 @@ COMMANDS = {
     "list": "what can be chosen: methods, models, datasets, ...",
     "show": "one choice with every key, its type, default, paper value and meaning",
     "table": "rows of finished, failed and running runs, grouped over seeds",
+    "replicate": "try published claims at a small scale, and judge them by intervals",
     "sync": "send a run's record to wandb, as often as you like",
     "verify": "replay golden cases: the authors' numbers against ours",
     "diff": "in which keys two runs differ, and what came of it",

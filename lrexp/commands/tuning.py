@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from lrexp.commands.sweep import SweepOptions, compose_all
@@ -22,36 +21,58 @@ from lrexp.spec.run_spec import RunSpec
 from lrexp.spec.sweep import expand
 from lrexp.spec.tuning import Tuning, candidates
 
+Jobs = Callable[[list[tuple[RunSpec, str]]], list[Job]]
+
 
 def tuned_sweep(words: list[str], tuning: Tuning, options: SweepOptions) -> int:
     """Tunes at the first seed, then runs all seeds with what was chosen; 0 if all are finished, 1 if one has failed."""
+    families, seeds, runs = families_of(words, tuning)
+    if options.dry_run:
+        return list_trials(families, options.format)
+    ended = tuned(families, tuning, seeds, runs, options)
+    trials = [trial.job.folder for each in families for trial in each.trials]
+    folders = dict.fromkeys([*trials, *(job.folder for job in ended)])
+    found = [read_run(folder) for folder in folders if (folder / "spec.yaml").exists()]
+    print_table(found, options.format, tuned_keys=[tuning.key])
+    is_whole = all(each.best() for each in families) and all(job.state == "finished" for job in ended)
+    return 0 if is_whole else 1
+
+
+def tuned_runs(words: list[str], tuning: Tuning, options: SweepOptions) -> list[Job]:
+    """The runs of all seeds with the value that is chosen for each spec of the words."""
+    families, seeds, runs = families_of(words, tuning)
+    return tuned(families, tuning, seeds, runs, options)
+
+
+def families_of(words: list[str], tuning: Tuning) -> tuple[list[Family], list[str], Jobs]:
+    """The families of the words' specs, the words of the seeds, and what makes checked runs of specs."""
     seeds = [word for line in expand(word for word in words if word.startswith("seed=")) for word in line]
-    rest = [word for word in words if not word.startswith("seed=")]
-    specs, output_dir = compose_all([*rest, *seeds[:1]])
+    specs, output_dir = compose_all([*(word for word in words if not word.startswith("seed=")), *seeds[:1]])
     extents: dict[str, Extent] = {}
 
     def runs(specs: list[tuple[RunSpec, str]]) -> list[Job]:
         return jobs(specs, output_dir, extents)
 
-    families = [family(spec, label, tuning, runs) for spec, label in specs]
-    if options.dry_run:
-        return list_trials(families, options.format)
-    tune(families, tuning, lambda found: launch(found, options.launch()), partial(console().print, soft_wrap=True))
-    chosen = [pair for each, pair in zip(families, specs, strict=True) if each.best() is not None]
-    values = [best.value for each in families if (best := each.best()) is not None]
+    return [family(spec, label, tuning, runs) for spec, label in specs], seeds, runs
+
+
+def tuned(families: list[Family], tuning: Tuning, seeds: list[str], runs: Jobs, options: SweepOptions) -> list[Job]:
+    """Finds each family's value and runs all seeds with it; says what was chosen and what that has cost."""
+    say = partial(console().print, soft_wrap=True)
+    tune(families, tuning, lambda found: launch(found, options.launch()), say)
     final = [
-        (with_value(spec, tuning.key, value, seed), f"{label} {seed} {leaf(tuning.key)}={value:g}".strip())
-        for (spec, label), value in zip(chosen, values, strict=True)
-        for seed in seeds or [f"seed={spec.seed}"]
+        (with_value(each.spec, tuning.key, best.value, seed), f"{each.label} {seed} {leaf(tuning.key)}={best.value:g}")
+        for each in families
+        if (best := each.best()) is not None
+        for seed in seeds or [f"seed={each.spec.seed}"]
     ]
     ended = launch(runs(final), options.launch())
     for each in families:
-        told(each, tuning)
-    folders = dict.fromkeys([*(t.job.folder for each in families for t in each.trials), *(job.folder for job in ended)])
-    found = [read_run(Path(folder)) for folder in folders if (folder / "spec.yaml").exists()]
-    print_table(found, options.format, tuned_keys=[tuning.key])
-    is_whole = len(chosen) == len(families) and all(job.state == "finished" for job in ended)
-    return 0 if is_whole else 1
+        best = each.best()
+        what = f"{leaf(tuning.key)}={best.value:g}" if best else "nothing, every run has failed"
+        tried = f"{len(each.trials)} values tried, {each.spent():.2g} whole runs in all"
+        say(f"{each.label}: {what} chosen ({tried})")
+    return ended
 
 
 def family(spec: RunSpec, label: str, tuning: Tuning, runs: Callable[[list[tuple[RunSpec, str]]], list[Job]]) -> Family:
@@ -67,7 +88,7 @@ def family(spec: RunSpec, label: str, tuning: Tuning, runs: Callable[[list[tuple
         named = [(with_value(spec, tuning.key, v), f"{label} {leaf(tuning.key)}={v:g}".strip()) for v in values]
         return runs(named)
 
-    return Family(label, sampler, make)
+    return Family(label, sampler, make, spec)
 
 
 def with_value(spec: RunSpec, key: str, value: float, *words: str) -> RunSpec:
@@ -96,11 +117,3 @@ def list_trials(families: list[Family], format: str) -> int:
         rows += [{"run": t.job.label, "folder": str(t.job.folder), "state": t.job.look()} for t in each.trials]
     render(["run", "folder", "state"], rows, format, title=f"{len(rows)} runs to choose from")
     return 0
-
-
-def told(each: Family, tuning: Tuning) -> None:
-    """Says what was chosen and what that has cost."""
-    best = each.best()
-    what = f"{leaf(tuning.key)}={best.value:g}" if best else "nothing, every run has failed"
-    tried = f"{len(each.trials)} values tried, {each.spent():.2g} whole runs in all"
-    console().print(f"{each.label}: {what} chosen ({tried})", soft_wrap=True)

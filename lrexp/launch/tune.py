@@ -17,6 +17,7 @@ from lrexp.launch.job import Job
 from lrexp.launch.sampler import Sampler
 from lrexp.spec import rungs
 from lrexp.spec.result import LOWER_IS_BETTER
+from lrexp.spec.run_spec import RunSpec
 from lrexp.spec.tuning import Tuning, fractions
 
 Run = Callable[[list[Job]], list[Job]]  # brings jobs to an end, or to the step where they stand still
@@ -45,6 +46,7 @@ class Family:
     label: str
     sampler: Sampler
     make: Callable[[list[float]], list[Job]]
+    spec: RunSpec
     trials: list[Trial] = field(default_factory=list)  # all so far
     going_on: list[Trial] = field(default_factory=list)
     winners: list[Trial] = field(default_factory=list)  # of the rounds

@@ -57,7 +57,7 @@ class Bench:
 
 def found(bench: Bench, tuning: Tuning, low: float = 1e-4, high: float = 1.0) -> Family:
     sampler = TPE(tuning, low, high, False, 1) if tuning.sampler == "tpe" else Grid(tuning, low, high, False)
-    family = Family("all", sampler, bench.make)
+    family = Family("all", sampler, bench.make, None)  # type: ignore[arg-type]
     tune([family], tuning, bench.run, lambda text: None)
     return family
 
