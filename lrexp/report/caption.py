@@ -19,7 +19,7 @@ def sentences(entries: Sequence[Entry], options: Options) -> list[str]:
     """One sentence for each thing to say of `entries`; none of what does not apply."""
     if not any(entry.group.summary for entry in entries):
         return []
-    found = [_figures(entries), _seeds(entries), _selection(entries), _rates(entries, options)]
+    found = [_figures(entries), _seeds(entries), _selection(entries), *_rates(entries, options)]
     found += [*_tests(entries, options), _reported(entries) if options.with_paper else ""]
     return [sentence for sentence in found if sentence]
 
@@ -51,13 +51,13 @@ def _selection(entries: Sequence[Entry]) -> str:
     return f"selection: {', or '.join(said)}" if said else ""
 
 
-def _rates(entries: Sequence[Entry], options: Options) -> str:
+def _rates(entries: Sequence[Entry], options: Options) -> list[str]:
+    tried = {entry.rates_tried for entry in entries}
+    several = "" if options.tuned or max(tried) == 1 else ", each in a row of its own"
+    found = [f"learning rates: {' or '.join(map(str, sorted(tried)))} tried for each row{several}"]
     if options.tuned:
-        return f"best {', '.join(options.tuned)} of each row, by the mean on data that are held out for it"
-    tried = [entry.rates_tried for entry in entries]
-    if max(tried) == 1:
-        return "learning rates: one tried for each row"
-    return f"learning rates: up to {max(tried)} tried for a row, each shown as a row of its own"
+        found.append(f"best {', '.join(options.tuned)} of each row, by the mean on data that are held out for it")
+    return found
 
 
 def _tests(entries: Sequence[Entry], options: Options) -> list[str]:
@@ -79,10 +79,10 @@ def _tests(entries: Sequence[Entry], options: Options) -> list[str]:
     ]
     if OVER_ITEMS in names:
         found.append(
-            f"tests {OVER_ITEMS}: permutation of the right answers of two single checkpoints, which says nothing of how "
-            "runs vary"
+            f"tests {OVER_ITEMS}: permutation of the right answers of two single checkpoints, "
+            "which says nothing of how runs vary"
         )
-    rule = f"corrected p <= {ALPHA} over seeds"
+    rule = f"corrected p ≤ {ALPHA} over seeds"
     found.append(
         f"bold: the best mean of a dataset, model and metric, if it is better than {options.baseline} with {rule}; "
         f"{options.baseline} itself, only if all others differ from it so"

@@ -1,7 +1,7 @@
-r"""A table in LaTeX with the rules of booktabs, scaled down where it is wider than the text, for pdfTeX, XeTeX and LuaTeX alike.
+r"""A table in LaTeX with the rules of booktabs, for pdfTeX, XeTeX and LuaTeX alike.
 
-Numbers are set in maths. Text is ASCII and the Latin letters that every LaTeX knows; other characters are written by
-their code points, so that any text compiles.
+It is scaled down where it is wider than the text. Numbers are set in maths. Text is ASCII and the Latin letters that
+every LaTeX knows; other characters are written by their code points, so that any text compiles.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ SPECIAL = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     "±": r"$\pm$",
+    "≤": r"$\leq$",
     **{letter: f"\\{letter}" for letter in "{}$&#%_"},
 }
 NO_WIDER = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}"  # than the text; never enlarged
@@ -39,6 +40,7 @@ def table(
         r"\begin{table}",
         r"  \centering",
         r"  \small",
+        r"  \setlength{\belowcaptionskip}{6pt}",
         *([rf"  \caption{{{sentences}}}"] if sentences else []),
         rf"  {NO_WIDER}{{\begin{{tabular}}{{@{{}}{sides}@{{}}}}",
         r"    \toprule",
