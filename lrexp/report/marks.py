@@ -53,6 +53,11 @@ def beside_paper(is_there: bool, changed: Sequence[str]) -> list[str]:
     return [f"reported value {COPIED}"] + [f"settings changed: {', '.join(changed)}"] * bool(changed)
 
 
+def brief(mark: str) -> str:
+    """A mark without its particulars."""
+    return mark.partition(":")[0]
+
+
 def failures(group: Group) -> list[dict[str, object]]:
     """Where and why runs failed, or cannot be read."""
     return [

@@ -21,13 +21,20 @@ SPARE = ("train", "prepare", "step", "difference", "planned", "memory")  # left 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
-def narrowed(columns: Sequence[str], rows: list[Row]) -> tuple[list[str], str, list[str]]:
-    """The columns that are left, a title with what is the same in all rows, and sentences that explain the marks."""
+def narrowed(
+    columns: Sequence[str], rows: list[Row], marks: Sequence[Sequence[str]]
+) -> tuple[list[str], str, list[str]]:
+    """The columns that are left, a title with what is the same in all rows, and sentences that explain the marks.
+
+    `rows` get short columns, and letters for their `marks`.
+    """
     for row in rows:
         row |= {short: row[long] for long, short in SHORT.items()}
         row["status"] = re.sub(r" \(steps? [\d, ]+\)", "", str(row["status"]))  # the notes say it
     columns, title = _constant([SHORT.get(column, column) for column in columns], rows)
-    legend = _letters(rows)
+    letters, legend = lettered(marks)
+    for row, text in zip(rows, letters, strict=True):
+        row["marks"] = text
     if not any(row["marks"] for row in rows):
         columns = [column for column in columns if column != "marks"]
     return columns, title, legend
@@ -59,13 +66,13 @@ def _constant(columns: list[str], rows: list[Row]) -> tuple[list[str], str]:
     return [column for column in columns if column not in dropped], title
 
 
-def _letters(rows: list[Row]) -> list[str]:
-    """Puts letters for words into the cells of marks; says what they mean, and what marks all rows."""
-    found = [[mark for mark in str(row["marks"]).split("; ") if mark] for row in rows]
-    every = list(dict.fromkeys(mark for marks in found for mark in marks))
-    shared = [mark for mark in every if all(mark in marks for marks in found)]
+def lettered(marks: Sequence[Sequence[str]]) -> tuple[list[str], list[str]]:
+    """Letters for the marks of each row or cell, joined, without what marks all; and sentences that explain them."""
+    every = list(dict.fromkeys(mark for found in marks for mark in found))
+    shared = [mark for mark in every if all(mark in found for found in marks)]
     names = dict(zip([mark for mark in every if mark not in shared], LETTERS, strict=False))
-    for row, marks in zip(rows, found, strict=True):
-        row["marks"] = ", ".join(names.get(mark, mark) for mark in marks if mark not in shared)
-    legend = [f"all rows: {', '.join(shared)}"] if shared else []
-    return legend + ([f"marks: {'; '.join(f'{name} {mark}' for mark, name in names.items())}"] if names else [])
+    letters = [", ".join(names.get(mark, mark) for mark in found if mark not in shared) for found in marks]
+    legend = [f"marks of all: {', '.join(shared)}"] if shared else []
+    return letters, legend + (
+        [f"marks: {'; '.join(f'{name} {mark}' for mark, name in names.items())}"] if names else []
+    )

@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from lrexp.report.caption import sentences
 from lrexp.report.entry import Entry, Options
 from lrexp.report.group import Group
-from lrexp.report.marks import status
+from lrexp.report.marks import brief, status
+from lrexp.report.narrow import lettered
 from lrexp.report.published import Published, Row
 from lrexp.report.readable import mean
-from lrexp.report.render import shown
+from lrexp.report.render import Strong, shown
 from lrexp.spec.convert import unknown
 from lrexp.spec.errors import InputError
 
 NAMED = ("method", "model", "dataset")  # sections that are meant by their names
-Cells = Mapping[tuple[str, str], Entry]
 
 
-def pivot(entries: Sequence[Entry], rows: str, columns: str) -> dict[tuple[str, str], Entry]:
-    """The entry of each pair of values, as text, of the keys `rows` and `columns`; pairs without runs are left out.
+@dataclass(frozen=True)
+class Pivot:
+    """The two keys, their values as text in the order to show them, and the entry of each pair that has runs."""
+
+    keys: tuple[str, str]
+    rows: Sequence[str]
+    columns: Sequence[str]
+    cells: Mapping[tuple[str, str], Entry]
+
+
+def pivot(entries: Sequence[Entry], rows: str, columns: str) -> Pivot:
+    """One cell for each pair of values of the keys `rows` and `columns`.
 
     A key is a dotted one of the spec, or `method`, `model`, `dataset`, `experiment` for a name. Raises InputError for
     a key that no run has, and where several entries share a cell.
@@ -37,34 +48,55 @@ def pivot(entries: Sequence[Entry], rows: str, columns: str) -> dict[tuple[str, 
         if len(found) > 1:
             keys = ", ".join(_apart([entry.group for entry in found]))
             raise InputError(f"table: {len(found)} rows share the cell {row}, {column}: they differ in {keys}")
-    return {place: found[0] for place, found in _sorted(shared, rows, columns).items()}
+    cells = {place: found[0] for place, found in shared.items()}
+    return Pivot((rows, columns), _values(entries, rows), _values(entries, columns), cells)
 
 
-def published(cells: Cells, rows: str, columns: str, options: Options) -> Published:
+def published(table: Pivot, options: Options) -> Published:
     """The pivot for a reader. Where metrics differ they stand beside the column, the row or the cell they belong to."""
-    metrics = {place: entry.group.metric or "" for place, entry in cells.items()}
-    by_column, by_row = ({place[side]: set[str]() for place in cells} for side in (1, 0))
-    for (row, column), metric in metrics.items():
-        by_column[column] |= {metric}
-        by_row[row] |= {metric}
-    one = len(set(metrics.values())) == 1
-    in_columns = not one and all(len(found) == 1 for found in by_column.values())
-    in_rows = not one and not in_columns and all(len(found) == 1 for found in by_row.values())
-    heads = {column: f"{column} ({min(found)})" if in_columns else column for column, found in by_column.items()}
+    rows, columns = table.keys
+    metrics = {place: entry.group.metric or "" for place, entry in table.cells.items()}
+    one = len({metric for metric in metrics.values() if metric}) <= 1
+    means = {place: entry for place, entry in table.cells.items() if entry.group.summary}
+    letters, legend = lettered([[brief(mark) for mark in entry.marks] for entry in means.values()])
+    marked = dict(zip(means, letters, strict=True))
+    by_column, by_row = _one_each(metrics, 1), _one_each(metrics, 0)
+    in_columns = not one and by_column is not None
+    in_rows = not one and not in_columns and by_row is not None
+    heads = {name: _with_metric(name, by_column if in_columns else None) for name in table.columns}
     first = f"{rows} \\ {columns}"
     lines: list[Row] = []
-    for row, found in by_row.items():
-        line: Row = {first: f"{row} ({min(found)})" if in_rows else row}
+    for row in table.rows:
+        line: Row = {first: _with_metric(row, by_row if in_rows else None)}
         for column, head in heads.items():
-            text = _cell(cells.get((row, column)))
-            line[head] = text if one or in_columns or in_rows or text is None else f"{text} {metrics[row, column]}"
+            text = _cell(table.cells.get((row, column)), marked.get((row, column), ""))
+            is_said = one or in_columns or in_rows or text is None
+            line[head] = text if is_said else f"{text} {metrics[row, column]}"
         lines.append(line)
-    title = f"{min(metrics.values())} by {rows} and {columns}" if one else ""
-    return Published([first, *heads.values()], lines, title, sentences(list(cells.values()), options), [])
+    title = f"{max(metrics.values())} by {rows} and {columns}" if one else ""
+    caption = [*sentences(list(table.cells.values()), options), *legend]
+    return Published([first, *heads.values()], lines, title, caption, [])
 
 
-def _cell(entry: Entry | None) -> str | None:
-    return None if entry is None else mean(entry) or status(entry.group)
+def _one_each(metrics: Mapping[tuple[str, str], str], side: int) -> dict[str, str] | None:
+    """The metric of each row (side 0) or column (side 1), None where one of them has several."""
+    found: dict[str, str] = {}
+    for place, metric in metrics.items():
+        if metric and found.setdefault(place[side], metric) != metric:
+            return None
+    return found
+
+
+def _with_metric(name: str, metrics: Mapping[str, str] | None) -> str:
+    return f"{name} ({metrics[name]})" if metrics and name in metrics else name
+
+
+def _cell(entry: Entry | None, letters: str) -> str | None:
+    if entry is None:
+        return None
+    text = mean(entry) or status(entry.group)
+    marked = f"{text} [{letters}]" if letters else text
+    return Strong(marked) if entry.bold else marked
 
 
 def _value(group: Group, key: str) -> Any:
@@ -92,16 +124,9 @@ def _text(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
-def _sorted(
-    shared: Mapping[tuple[str, str], list[Entry]], rows: str, columns: str
-) -> dict[tuple[str, str], list[Entry]]:
-    """Numbers go up along rows and columns; names keep the order in which the entries have them."""
-
-    def rank(side: int, key: str) -> dict[str, int]:
-        values = {place[side]: _value(found[0].group, key) for place, found in shared.items()}
-        if all(isinstance(value, int | float) for value in values.values()):
-            return {name: index for index, name in enumerate(sorted(values, key=lambda name: values[name]))}
-        return {name: index for index, name in enumerate(values)}
-
-    down, across = rank(0, rows), rank(1, columns)
-    return dict(sorted(shared.items(), key=lambda item: (down[item[0][0]], across[item[0][1]])))
+def _values(entries: Sequence[Entry], key: str) -> list[str]:
+    """The values of a key as text: numbers go up, names keep the order in which the entries have them."""
+    values = {shown(value): value for value in (_value(entry.group, key) for entry in entries)}
+    if all(isinstance(value, int | float) for value in values.values()):
+        return sorted(values, key=lambda name: values[name])
+    return list(values)

@@ -11,7 +11,7 @@ from lrexp.report import quantity
 from lrexp.report.caption import sentences
 from lrexp.report.entry import Entry, Options
 from lrexp.report.group import FINGERPRINTS, PLANNED
-from lrexp.report.marks import failures, unfinished
+from lrexp.report.marks import brief, failures, unfinished
 from lrexp.report.narrow import SHORT, left_out, narrowed
 from lrexp.report.published import Published, Row
 from lrexp.report.render import Strong, shown
@@ -37,7 +37,7 @@ def readable(entries: Sequence[Entry], keys: Sequence[str], options: Options, fo
     columns = _told_apart(columns, rows, entries, ["experiment", "dataset", "model", "method", *names.values()])
     caption, notes, title = sentences(entries, options), _notes(entries), ""
     if format in ("rich", "latex"):
-        columns, title, legend = narrowed(columns, rows)
+        columns, title, legend = narrowed(columns, rows, [_marks(entry) for entry in entries])
         caption = [*caption, *legend]
     if format == "rich" and (spared := left_out(columns, rows, file)):
         columns = [column for column in columns if column not in spared]
@@ -60,7 +60,6 @@ def mean(entry: Entry) -> str | None:
 
 def _row(entry: Entry, names: dict[str, str]) -> Row:
     found, costs = entry.group, entry.group.costs
-    ended = unfinished(found)
     return {
         "experiment": found.experiment,
         "dataset": found.part("dataset"),
@@ -81,9 +80,15 @@ def _row(entry: Entry, names: dict[str, str]) -> Row:
         "preparation": quantity.duration(costs["prepare_seconds"]),
         "step time": quantity.duration(costs["step_seconds"]),
         "training time": quantity.duration(costs["train_seconds"]),
-        "status": ", ".join(ended) or "finished",
-        "marks": "; ".join(mark.partition(":")[0] for mark in entry.marks if mark not in ended),
+        "status": ", ".join(unfinished(found)) or "finished",
+        "marks": "; ".join(_marks(entry)),
     }
+
+
+def _marks(entry: Entry) -> list[str]:
+    """All but how runs ended, which is the row's status."""
+    ended = unfinished(entry.group)
+    return [brief(mark) for mark in entry.marks if mark not in ended]
 
 
 def _p_value(entry: Entry) -> str | None:

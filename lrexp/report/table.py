@@ -43,11 +43,12 @@ def print_pivot(
     """
     out = file or sys.stdout
     found, keys = entries(runs, options)
-    cells = pivot(found, rows, columns)
+    table = pivot(found, rows, columns)
     if format in published.FORMATS:
-        published.write(published_pivot(cells, rows, columns, options), format, out)
+        published.write(published_pivot(table, options), format, out)
     else:
-        records = [{"row": row, "column": column, **record(entry, keys)} for (row, column), entry in cells.items()]
+        places = [(row, column) for row in table.rows for column in table.columns if (row, column) in table.cells]
+        records = [{"row": row, "column": column, **record(table.cells[row, column], keys)} for row, column in places]
         _print_records(records, keys, format, out)
 
 

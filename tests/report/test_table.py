@@ -132,7 +132,7 @@ def test_rich_at_a_terminal_keeps_rows_on_a_line(tmp_path: Path, monkeypatch: py
     assert all(len(line) <= width for line in table.splitlines())
     assert ("prepare" in table) == (width >= 80)
     assert ("left out, the terminal is narrow: train, prepare" in notes) == (width < 80)
-    assert "memory" in table and "all rows: untuned, fewer than 3 seeds\n" in notes
+    assert "memory" in table and "marks of all: untuned, fewer than 3 seeds\n" in notes
 
 
 def test_other_data_is_another_row_with_the_fingerprint_in_sight(tmp_path: Path) -> None:
