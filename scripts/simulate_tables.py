@@ -86,7 +86,8 @@ def main() -> int:
         print(f"{seeds:2d} seeds: power for one standard deviation {alone:.4f} alone, {corrected:.4f} in the table")
     for seeds in (1, 5):
         error = over_items_error(generator, tables // 10, seeds)
-        print(f"items of {seeds} runs as one pool: error {error:.4f} for two equal methods whose runs vary")
+        pool = "items of single runs" if seeds == 1 else f"items of {seeds} runs each as one pool"
+        print(f"{pool}: error {error:.4f} for two equal methods whose runs vary")
     print(f"worst family-wise error over seeds: {worst:.4f}, at most {BOUND}")
     return int(worst > BOUND)
 

@@ -1,4 +1,4 @@
-r"""A table in LaTeX with the rules of booktabs, for pdfTeX, XeTeX and LuaTeX alike.
+r"""A table in LaTeX with the rules of booktabs, for pdfTeX and LuaTeX alike.
 
 It is scaled down where it is wider than the text. Numbers are set in maths. Text is ASCII and the Latin letters that
 every LaTeX knows; other characters are written by their code points, so that any text compiles.
