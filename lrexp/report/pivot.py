@@ -69,11 +69,12 @@ def published(table: Pivot, options: Options) -> Published:
     for row in table.rows:
         line: Row = {first: _with_metric(row, by_row if in_rows else None)}
         for column, head in heads.items():
-            text = _cell(table.cells.get((row, column)), marked.get((row, column), ""))
-            is_said = one or in_columns or in_rows or text is None
-            line[head] = text if is_said else f"{text} {metrics[row, column]}"
+            place = (row, column)
+            metric = "" if one or in_columns or in_rows else metrics.get(place, "")
+            line[head] = _cell(table.cells.get(place), metric, marked.get(place, ""))
         lines.append(line)
-    title = f"{max(metrics.values())} by {rows} and {columns}" if one else ""
+    metric = f"{max(metrics.values())} " if one else ""
+    title = ", ".join([f"{metric}by {rows} and {columns}", *_shared(table)])
     caption = [*sentences(list(table.cells.values()), options), *legend]
     return Published([first, *heads.values()], lines, title, caption, [])
 
@@ -87,16 +88,23 @@ def _one_each(metrics: Mapping[tuple[str, str], str], side: int) -> dict[str, st
     return found
 
 
+def _shared(table: Pivot) -> list[str]:
+    """The method, model and dataset that all cells share, where they are no keys of the table."""
+    groups = [entry.group for entry in table.cells.values()]
+    parts = {name: {group.part(name) for group in groups} for name in NAMED if name not in table.keys}
+    return [f"{name} {part}" for name, found in parts.items() if len(found) == 1 for part in found]
+
+
 def _with_metric(name: str, metrics: Mapping[str, str] | None) -> str:
     return f"{name} ({metrics[name]})" if metrics and name in metrics else name
 
 
-def _cell(entry: Entry | None, letters: str) -> str | None:
+def _cell(entry: Entry | None, metric: str, letters: str) -> str | None:
     if entry is None:
         return None
-    text = mean(entry) or status(entry.group)
-    marked = f"{text} [{letters}]" if letters else text
-    return Strong(marked) if entry.bold else marked
+    parts = [mean(entry) or status(entry.group), metric, f"[{letters}]" if letters else ""]
+    text = " ".join(part for part in parts if part)
+    return Strong(text) if entry.bold else text
 
 
 def _value(group: Group, key: str) -> Any:

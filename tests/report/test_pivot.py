@@ -46,7 +46,7 @@ def test_methods_by_datasets(tmp_path: Path) -> None:
         ["lora", "0.8015 ± 0.0064", "0.7015 ± 0.0064"],
         ["full", "-", "failed"],
     ]
-    assert text.startswith("accuracy by method and dataset\n")
+    assert text.startswith("accuracy by method and dataset, model embedded\n")
     assert "- on test: mean ± half-width of the 95 % interval" in text
     assert "- marks of all: untuned, fewer than 3 seeds\n" in text
     write_run(tmp_path / "more", 3, 0.7, method__name="lora", dataset__name="rte")
