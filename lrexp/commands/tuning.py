@@ -14,6 +14,7 @@ from lrexp.launch.sampler import TPE, Grid
 from lrexp.launch.sweep import launch
 from lrexp.launch.tune import Family, tune
 from lrexp.report.collect import read_run
+from lrexp.report.entry import Options
 from lrexp.report.render import render
 from lrexp.report.table import print_table
 from lrexp.spec import compose
@@ -33,7 +34,7 @@ def tuned_sweep(words: list[str], tuning: Tuning, options: SweepOptions) -> int:
     trials = [trial.job.folder for each in families for trial in each.trials]
     folders = dict.fromkeys([*trials, *(job.folder for job in ended)])
     found = [read_run(folder) for folder in folders if (folder / "spec.yaml").exists()]
-    print_table(found, options.format, tuned_keys=[tuning.key])
+    print_table(found, options.format, options=Options(tuned=(tuning.key,)))
     is_whole = all(each.best() for each in families) and all(job.state == "finished" for job in ended)
     return 0 if is_whole else 1
 
