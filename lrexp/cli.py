@@ -24,6 +24,7 @@ COMMANDS = {
     "show": "one choice with every key, its type, default, paper value and meaning",
     "table": "rows of finished, failed and running runs, grouped over seeds",
     "plot": "learning curves, quality against cost, sensitivity to the learning rate",
+    "replicate": "try published claims at a small scale, and judge them by intervals",
     "sync": "send a run's record to wandb, as often as you like",
     "verify": "replay golden cases: the authors' numbers against ours",
     "diff": "in which keys two runs differ, and what came of it",
@@ -72,7 +73,7 @@ def _dispatch(arguments: list[str]) -> int:
     if word == "help":
         word, rest = (rest[0], ["--help"]) if rest else ("--help", [])
     if word in ("--help", "-h"):
-        print(HELP.format(commands="\n".join(f"    {name:<8}{line}" for name, line in COMMANDS.items())), end="")
+        print(HELP.format(commands="\n".join(f"    {name:<9}{line}" for name, line in COMMANDS.items())), end="")
         return 0
     if word == "--version":
         print(f"lrexp {__version__}")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lrexp.engine import finished, forward, reload
+from lrexp.engine import finished, forward, reload, team
 from lrexp.engine import folder as folders
 from lrexp.engine.determinism import settled
 from lrexp.engine.identify import Run, build_method, identify
@@ -32,12 +32,18 @@ from lrexp.tasks.base import Task
 
 
 def train(
-    spec: RunSpec, output_dir: str | None = None, again: bool = False, then: dict[str, Any] | None = None
+    spec: RunSpec,
+    output_dir: str | None = None,
+    again: bool = False,
+    then: dict[str, Any] | None = None,
+    until: int | None = None,
 ) -> tuple[dict[str, Any], Path]:
     """Runs or resumes a spec; a finished run is recognised and returned as it is.
 
-    `then` is the provenance of a frozen spec, `again` asks for a finished run once more. Returns the result and the
-    run's folder. Raises InputError before the run begins, RunError after, Interrupted on a signal.
+    `then` is the provenance of a frozen spec, `again` asks for a finished run once more; after step `until` the run
+    stands still, to be compared with others. Returns the result and the run's folder; in a process beside the run's
+    first (hardware.processes) the result is empty. Raises InputError before the run
+    begins, RunError after, Interrupted on a signal, Paused at `until`.
     """
     run = identify(spec, then)
     folder = folders.locate(output_dir, run.name, spec.method["name"], run.facts["spec_hash"])
@@ -50,10 +56,17 @@ def train(
     with settled(run):
         task = read_data(run)
         context = make_context(run, task)
+        if team.number() > 0:
+            with team.together(run.spec, run.facts["spec_hash"], folder) as found:
+                Session(run, task, context, folder, team=found).follow()
+                return {}, folder
         rehearse(run, task, context)
         with folders.held(folder):
             done = standing(run, folder)  # once more: another process may have come and gone since
-            return done or Session(run, task, context, folder).execute(), folder
+            if done is not None:
+                return done, folder
+            with team.together(run.spec, run.facts["spec_hash"], folder) as found:
+                return Session(run, task, context, folder, until, found).execute(), folder
 
 
 def standing(run: Run, folder: Path) -> dict[str, Any] | None:
@@ -79,7 +92,7 @@ def streamed_items(spec: RunSpec) -> int | None:
     if not tasks.is_streamed(spec.dataset):
         return None
     data = tasks.check(spec.dataset)
-    return stream_items(spec.training, data.max_length if data.packing else None)
+    return stream_items(spec.training, data.max_length if data.packing else None, spec.hardware.processes)
 
 
 def make_context(run: Run, task: Task) -> Context:
@@ -91,7 +104,7 @@ def make_context(run: Run, task: Task) -> Context:
     trained = task.splits["train"]
     return Context(
         seed=run.spec.seed,
-        total_steps=total_steps(run.spec.training, len(trained), trained.tokens),
+        total_steps=total_steps(run.spec.training, len(trained), trained.tokens, run.spec.hardware.processes),
         device=run.device,
         dtype=DTYPES[run.spec.hardware.precision],
         head=run.model.head,

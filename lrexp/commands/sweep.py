@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lrexp.methods.catalog import families
 from lrexp.report.render import render
@@ -11,6 +12,10 @@ from lrexp.spec import compose
 from lrexp.spec.errors import InputError
 from lrexp.spec.run_spec import RunSpec
 from lrexp.spec.sweep import expand
+from lrexp.spec.tuning import split
+
+if TYPE_CHECKING:
+    from lrexp.launch.sweep import Launch
 
 LAUNCHERS = ("serial", "pool")
 
@@ -26,6 +31,12 @@ class SweepOptions:
     retry: bool = False
     format: str = "rich"
 
+    def launch(self) -> Launch:
+        """How the runs are started."""
+        from lrexp.launch.sweep import Launch
+
+        return Launch(self.launcher, self.jobs, self.fail_fast, self.retry)
+
 
 def sweep(words: list[str], options: SweepOptions) -> int:
     """Composes and freezes every run, then launches them; 0 if all are finished, 1 if one has failed."""
@@ -33,10 +44,15 @@ def sweep(words: list[str], options: SweepOptions) -> int:
         raise InputError(f"train: --jobs {options.jobs}: it is at least 1")
     if options.jobs is not None and options.launcher == "serial":
         raise InputError("train: --jobs says how many runs go on at a time in a pool; add --launcher pool")
+    tuning, words = split(words)
+    if tuning is not None:
+        from lrexp.commands.tuning import tuned_sweep
+
+        return tuned_sweep(words, tuning, options)
     specs, output_dir = compose_all(words)
 
     from lrexp.launch.job import jobs
-    from lrexp.launch.sweep import Launch, launch
+    from lrexp.launch.sweep import launch
     from lrexp.report.collect import read_run
     from lrexp.report.table import print_table
 
@@ -45,7 +61,7 @@ def sweep(words: list[str], options: SweepOptions) -> int:
         rows = [{"run": job.label, "folder": str(job.folder), "state": job.look()} for job in found]
         render(["run", "folder", "state"], rows, options.format, title=f"{len(found)} runs")
         return 0
-    ended = launch(found, Launch(options.launcher, options.jobs, options.fail_fast, options.retry))
+    ended = launch(found, options.launch())
     print_table([read_run(Path(job.folder)) for job in ended if (job.folder / "spec.yaml").exists()], options.format)
     return 0 if all(job.state == "finished" for job in ended) else 1
 

@@ -14,6 +14,13 @@ bytes. A run that has failed is tried again from there. A finished run prints it
 A sweep composes and freezes all its runs before the first starts, and each is a process of its own. The same line skips
 what is finished and goes on with the rest; output_dir=DIR is the folder that its runs' folders lie in.
 
+    lrexp train -m method=lora,pissa seed=1,2,3 tune=learning_rate
+
+A tuning: four rates of each method's own range (tune.trials=N, tune.range=[LOW,HIGH]) run at the first seed; after a
+quarter and a half of the steps the better half goes on (tune.halving=N: one in N), measured on a split held out of
+train; then all seeds run with the best rate. tune=KEY tunes any other key, tune.sampler=tpe lets Optuna ask. The same
+line goes on after a kill, and ends with the bytes of runs that were never paused.
+
 Options:
     --again           run a finished spec once more, into a new folder beside the first (DIR-2, then DIR-3); a repeat
                       that was interrupted or has failed is gone on with first
@@ -51,7 +58,7 @@ def main(arguments: list[str]) -> int:
     """Reads the line, runs, prints the final table."""
     options = parser().parse_intermixed_args(arguments)
     with at_once():
-        if options.multirun:
+        if options.multirun or any(word.startswith(("tune=", "tune.")) for word in options.words):
             return sweep(options.words, SweepOptions(**{n: getattr(options, n) for n in (*SWEEP_OPTIONS, "format")}))
         refuse_sweep_options(options)
         spec, output_dir, then = read(options.words)
@@ -59,7 +66,8 @@ def main(arguments: list[str]) -> int:
         from lrexp.train import train
 
         result, folder = train(spec, output_dir, options.again, then)
-    show(result, folder, options.format)
+    if result:  # it is empty in a process beside the run's first
+        show(result, folder, options.format)
     return 0
 
 

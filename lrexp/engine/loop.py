@@ -8,25 +8,29 @@ import time
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from lrexp.engine import checkpoint, memory
+from lrexp.engine.files import write_text
 from lrexp.engine.forward import CompileClock, evaluation
 from lrexp.engine.gradients import clip
 from lrexp.engine.precision import autocast
 from lrexp.engine.progress import Progress
-from lrexp.engine.record import Record
+from lrexp.engine.record import Record, finite
 from lrexp.engine.sampler import of_run
 from lrexp.engine.selection import Selection
 from lrexp.engine.state import Prepared, State
 from lrexp.engine.stop import StopRequest
+from lrexp.engine.team import Team
 from lrexp.linalg.random import seed_ambient, stream
 from lrexp.methods.base import Batch, Context, Micro, Training
 from lrexp.optim.per_layer import PerLayer
 from lrexp.optim.schedule import multiplier
-from lrexp.spec.errors import Interrupted, RunError
+from lrexp.spec import rungs
+from lrexp.spec.errors import Interrupted, Paused, RunError
 from lrexp.spec.run_spec import RunSpec
 from lrexp.tasks.base import Task
 
@@ -38,18 +42,19 @@ class Loop:
 
     def __init__(
         self, spec: RunSpec, task: Task, prepared: Prepared, context: Context, folder: Path, progress: Progress,
-        stop: StopRequest, state: State,
+        stop: StopRequest, state: State, team: Team,
     ) -> None:  # fmt: skip
         self.spec, self.task, self.context, self.folder = spec, task, context, folder
         self.method, self.model, self.decisions = prepared.method, prepared.model, prepared.decisions
         self.optimizer, self.names = prepared.optimizer, prepared.names
-        self.progress, self.stop, self.state = progress, stop, state
+        self.progress, self.stop, self.state, self.team = progress, stop, state, team
         self.whole = not self.method.keeps_base  # whether a checkpoint needs all parameters
         self.autocast = autocast(spec.hardware.precision, context.device)
         self.evaluation = evaluation(self.autocast, spec.training)
         self.compiling = CompileClock()
         self.record = Record(folder / "metrics.jsonl")
         self.sampler = of_run(spec, task)
+        self.until: int | None = None  # the step at which the run stands still to be compared
         self.in_step = False
         self.durations: list[float] = []
         self.seconds = 0.0  # the sum of `durations`
@@ -65,8 +70,11 @@ class Loop:
             self.state = State(**saved.part("state", device))
         except (KeyError, TypeError, ValueError) as error:
             raise checkpoint.misfit(saved.place, error) from error
-        self.state.resumed_from = checkpoint.note_resume(saved.place.parent, self.state.step)
+        self._note_resume(saved.place.parent)
         self.progress.say(f"resumed from step {self.state.step}")
+
+    def _note_resume(self, place: Path) -> None:
+        self.state.resumed_from = checkpoint.note_resume(place, self.state.step)
 
     def run(self) -> None:
         """Goes on to the last step. Raises Interrupted after a signal, RunError on a bad number."""
@@ -79,6 +87,8 @@ class Loop:
                 self._settle(selection)
                 if self.state.step >= self.context.total_steps:
                     break
+                if self.until is not None and self.state.step >= self.until:
+                    self._pause(selection)
                 self._timed_step()
         selection.restore()
 
@@ -95,6 +105,15 @@ class Loop:
             self.save()
         if asked:
             raise Interrupted(f"stopped by {asked} after step {step}; the same command goes on from there")
+
+    def _pause(self, selection: Selection) -> NoReturn:
+        """Saves, notes how good the model is now, and raises Paused."""
+        if self.state.saved < self.state.step:
+            self.save()
+        metrics = selection.measure()
+        metric, value = selection.metric, metrics[selection.metric]
+        write_text(self.folder / rungs.FILE, rungs.with_another(self.folder, self.state.step, metric, finite(value)))
+        raise Paused(f"paused after step {self.state.step}: {metric} {value:.6g}")
 
     def save(self) -> None:
         """Writes a checkpoint of this step."""
@@ -132,37 +151,47 @@ class Loop:
         self.method.before_step(step)
         training = Training(self.optimizer, step)
         self._set_rates(step)
-        batches = self._micro_batches(step)
-        targets = [self.task.targets(batch) for batch in batches]
-        total = sum(targets)
-        loss = torch.zeros((), dtype=torch.float64, device=self.context.device)
+        batches, targets = self._micro_batches(step)
+        device, team = self.context.device, self.team
+        (total,) = team.total(sum(targets), device=device)
+        summed = torch.zeros((), dtype=torch.float64, device=device)
         for index, batch in enumerate(batches):
-            micro = Micro(index, index == len(batches) - 1, targets[index] / total)
-            loss += self._backward(step, batch, micro, total)
+            micro = Micro(index * team.size + team.rank, index == len(batches) - 1, targets[index] / total)
+            summed += self._backward(step, batch, micro, total)
+        (loss,) = team.total(float(summed), device=device)
+        if not isinstance(self.optimizer, PerLayer):
+            team.sum_gradients(self.names)
         self.method.gradients_ready(step, training)
         norm = clip(self.names, self.spec.training.max_grad_norm)
-        self._refuse_bad_numbers(step, float(loss), norm)
+        self._refuse_bad_numbers(step, loss, norm)
         self.method.before_update(step, training)
         self.optimizer.step()
         self.method.after_update(step, training)
         self.optimizer.zero_grad(set_to_none=True)
-        self._log(step, float(loss), norm)
-        return float(loss)
+        self._log(step, loss, norm)
+        return loss
 
-    def _micro_batches(self, step: int) -> list[dict[str, Tensor]]:
-        """The batches of one update, on the CPU: how many targets they hold is known before the first is moved."""
-        indices = self.sampler.batch(step)
+    def _micro_batches(self, step: int) -> tuple[list[dict[str, Tensor]], list[int]]:
+        """This process's batches of one update, on the CPU, and how many targets each holds.
+
+        Micro-batches are dealt out in turn. A process that is left without its last, at the end of an epoch, takes the
+        first of all with no targets, so that all processes walk through the same backward passes.
+        """
+        indices, team = self.sampler.batch(step), self.team
         size = self.spec.training.per_device_train_batch_size
         items = self.task.splits["train"].items
-        batches = [
-            self.task.collate([items[i] for i in indices[at : at + size]]) for at in range(0, len(indices), size)
-        ]
-        tokens = sum(self.task.tokens(batch) for batch in batches)
-        self.tokens += tokens
-        self.state.tokens_seen += tokens
-        return batches
+        cuts = [indices[at : at + size] for at in range(0, len(indices), size)]
+        batches = [self.task.collate([items[i] for i in cut]) for cut in cuts[team.rank :: team.size]]
+        targets = [self.task.targets(batch) for batch in batches]
+        (tokens,) = team.total(sum(self.task.tokens(batch) for batch in batches), device=self.context.device)
+        self.tokens += int(tokens)
+        self.state.tokens_seen += int(tokens)
+        if len(batches) < math.ceil(len(cuts) / team.size):
+            batches.append(self.task.collate([items[i] for i in cuts[0]]))
+            targets.append(0)
+        return batches, targets
 
-    def _backward(self, step: int, batch: Batch, micro: Micro, targets: int) -> Tensor:
+    def _backward(self, step: int, batch: Batch, micro: Micro, targets: float) -> Tensor:
         def task_loss(model: nn.Module, batch: Batch) -> Tensor:
             return self.task.loss(model, batch) / targets
 
@@ -172,6 +201,8 @@ class Loop:
         seed_ambient(stream(self.spec.seed, "dropout", step, micro.index))
         with self.autocast():
             loss = self.method.loss(self.model, batch, task_loss, micro)
+        if not micro.share:
+            loss = loss * 0  # a batch that is another process's
         loss.backward()
         return loss.detach()
 

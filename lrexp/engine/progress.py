@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -76,3 +77,17 @@ class Progress:
             self.note(line)
             if not self.live:
                 self.console.print(line, soft_wrap=True, markup=False)
+
+
+class Silence(Progress):
+    """Says nothing: for a process beside the one that speaks."""
+
+    def __init__(self) -> None:
+        super().__init__(Path(os.devnull), "")
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def due(self, is_last: bool) -> bool:
+        """Never."""
+        return False

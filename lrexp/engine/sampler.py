@@ -84,44 +84,46 @@ def in_order(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
 
 
 def of_run(spec: RunSpec, task: Task) -> Sampler | StreamSampler:
-    """The batches of a run: `per_device_train_batch_size` times accumulation items a step."""
+    """The batches of a run: `per_device_train_batch_size` times accumulation times processes items a step."""
     training, split = spec.training, task.splits["train"]
+    size = step_items(training, spec.hardware.processes)
     if split.block is not None:
-        return StreamSampler(len(split), split.block, step_items(training), spec.seed)
-    return Sampler(split.lengths, step_items(training), spec.seed, training.group_by_length)
+        return StreamSampler(len(split), split.block, size, spec.seed)
+    return Sampler(split.lengths, size, spec.seed, training.group_by_length)
 
 
-def total_steps(training: TrainingSpec, items: int, tokens: int | None = None) -> int:
+def total_steps(training: TrainingSpec, items: int, tokens: int | None = None, processes: int = 1) -> int:
     """Updates of a run over `items` items, each of just `tokens` tokens or of any length (None).
 
     `max_steps` if given; what fits into `max_tokens`; else the epochs' worth, rounded up. Raises InputError for a
     budget of tokens where items differ in length, or that is less than one step.
     """
-    size = step_items(training)
+    size = step_items(training, processes)
     if training.max_steps is not None:
         return training.max_steps
     if training.max_tokens is None:
         steps = training.num_train_epochs * math.ceil(items / size)
         return math.ceil(round(steps, 6))  # 0.1 epochs of 30 steps are 3, not 3.0000000000000004
-    epochs, rest = divmod(budget_items(training, tokens), items)  # the last batch of an epoch may be smaller
+    epochs, rest = divmod(budget_items(training, tokens, processes), items)  # the last batch of an epoch may be smaller
     return epochs * math.ceil(items / size) + rest // size
 
 
-def stream_items(training: TrainingSpec, tokens: int | None) -> int | None:
+def stream_items(training: TrainingSpec, tokens: int | None, processes: int = 1) -> int | None:
     """How long a stream is for a run: the items of all its steps. None where only epochs say how long it trains."""
+    size = step_items(training, processes)
     if training.max_steps is not None:
-        return training.max_steps * step_items(training)
+        return training.max_steps * size
     if training.max_tokens is None:
         return None
-    return budget_items(training, tokens) // step_items(training) * step_items(training)
+    return budget_items(training, tokens, processes) // size * size
 
 
-def step_items(training: TrainingSpec) -> int:
+def step_items(training: TrainingSpec, processes: int = 1) -> int:
     """The items of one update."""
-    return training.per_device_train_batch_size * training.gradient_accumulation_steps
+    return training.per_device_train_batch_size * training.gradient_accumulation_steps * processes
 
 
-def budget_items(training: TrainingSpec, tokens: int | None) -> int:
+def budget_items(training: TrainingSpec, tokens: int | None, processes: int = 1) -> int:
     """How many items of `tokens` tokens fit into `max_tokens`. Raises InputError as `total_steps` does."""
     assert training.max_tokens is not None, "there is a budget"
     if tokens is None:
@@ -129,7 +131,7 @@ def budget_items(training: TrainingSpec, tokens: int | None) -> int:
             "training.max_tokens counts packed sequences of one length, and here their lengths differ: set "
             "dataset.packing=true where the data have it, else training.max_steps"
         )
-    found, size = training.max_tokens // tokens, step_items(training)
+    found, size = training.max_tokens // tokens, step_items(training, processes)
     if found < size:
         raise InputError(f"training.max_tokens is {training.max_tokens}: one step takes {size * tokens} tokens")
     return found

@@ -36,17 +36,21 @@ class Selection:
     def evaluate(self) -> None:
         """Evaluates on the split that the rule looks at, and keeps the weights if they are the best so far."""
         begin = time.perf_counter()
-        loop, task = self.loop, self.loop.task
-        size = loop.spec.training.per_device_eval_batch_size
-        columns = predict(
-            loop.model, task, task.splits[self.split], size, loop.context.device, loop.evaluation, loop.stop.check
-        )
-        metrics = task.metrics(columns)
+        loop, metrics = self.loop, self.measure()
         if self.rule != "last":
             self._keep_if_best(metrics[self.metric])
         loop.record.add(loop.state.step, {f"{self.split}/{k}": v for k, v in metrics.items()})
         loop.state.evaluated = loop.state.step
         loop.state.evaluate_seconds += time.perf_counter() - begin
+
+    def measure(self) -> dict[str, float]:
+        """The metrics of now on the split that the rule looks at. Raises Interrupted after a signal."""
+        loop, task = self.loop, self.loop.task
+        size = loop.spec.training.per_device_eval_batch_size
+        columns = predict(
+            loop.model, task, task.splits[self.split], size, loop.context.device, loop.evaluation, loop.stop.check
+        )
+        return task.metrics(columns)
 
     def restore(self) -> None:
         """Brings the best weights back into the model, where the rule has kept some."""

@@ -18,12 +18,14 @@ from lrexp.engine import folder as folders
 from lrexp.engine.evaluate import predict
 from lrexp.engine.files import write_text
 from lrexp.engine.finished import keep_decisions
+from lrexp.engine.follower import Follower
 from lrexp.engine.identify import Run
 from lrexp.engine.loop import Loop
-from lrexp.engine.progress import Progress
+from lrexp.engine.progress import Progress, Silence
 from lrexp.engine.record import finite
 from lrexp.engine.state import Prepared, State
 from lrexp.engine.stop import StopRequest
+from lrexp.engine.team import ALONE, Team
 from lrexp.engine.tracking import Mirror, open_mirror
 from lrexp.linalg.random import stream
 from lrexp.methods.base import Context, Decisions
@@ -32,15 +34,18 @@ from lrexp.models.roles import head_modules
 from lrexp.optim.build import make_optimizer
 from lrexp.optim.group import Group
 from lrexp.optim.per_layer import PerLayer
-from lrexp.spec.errors import InputError, Interrupted, RunError
+from lrexp.spec.errors import InputError, Interrupted, Paused, RunError
 from lrexp.tasks.base import Task
 
 
 class Session:
     """One run in a folder that is held by this process."""
 
-    def __init__(self, run: Run, task: Task, context: Context, folder: Path) -> None:
+    def __init__(
+        self, run: Run, task: Task, context: Context, folder: Path, until: int | None = None, team: Team = ALONE
+    ) -> None:
         self.run, self.task, self.context, self.folder = run, task, context, folder
+        self.until, self.team = until, team
         self.state = State()
         self.decisions = Decisions()
         self.model: nn.Module | None = None
@@ -48,7 +53,7 @@ class Session:
         self.mirror = Mirror()
 
     def execute(self) -> dict[str, Any]:
-        """Runs to the end and returns the result. Raises RunError, with its row written, or Interrupted."""
+        """Runs to the end and returns the result. Raises RunError, with its row written, Interrupted or Paused."""
         with Progress(self.folder / "log.txt", self.run.spec.method["name"]) as progress, StopRequest() as stop:
             try:
                 folders.sweep_leftovers(self.folder)
@@ -59,12 +64,12 @@ class Session:
                 self._fit(progress, stop)
                 row = self._finish()
                 progress.note(f"finished: {row['primary_metric']} {row['metrics'][row['primary_metric']]}")
-            except (Interrupted, KeyboardInterrupt) as error:
+            except (Interrupted, Paused, KeyboardInterrupt) as error:
                 self.mirror.finish(None)
                 progress.note(str(error) or "interrupted")
                 raise
             except Exception as error:
-                failure = explain(error, self._where())
+                failure = self.team.reason() or explain(error, self._where())
                 progress.note(str(failure))
                 self.mirror.finish(self._record(failure))
                 raise failure from error
@@ -82,20 +87,36 @@ class Session:
         for mark in run.marks:
             progress.say(mark)
         saved = checkpoint.read_latest(self.folder / "checkpoints", progress.say)
-        self.model = self.prepare(saved)
+        self.loop = self._made(Loop, progress, stop, saved)
         if run.origin is not None:
-            progress.say(f"starts from the weights of {run.origin.folder}{self._of_its_head(self.model)}")
-        forward.arrange(self.model, run.spec.training)
-        if run.spec.training.torch_compile:
-            progress.say("compiling: the first step with each new shape of batch takes its time")
-        self.loop = Loop(
-            run.spec, self.task, self._prepared(self.model), self.context, self.folder, progress, stop, self.state
-        )
-        self.loop.record.mirror = self.mirror
-        if saved is not None:
-            self.loop.resume(saved)
-            del saved  # its tensors are in the model and the optimizer now
+            progress.say(f"starts from the weights of {run.origin.folder}{self._of_its_head(self.loop.model)}")
+        self.loop.record.mirror, self.loop.until = self.mirror, self.until
+        del saved  # its tensors are in the model and the optimizer now
         self.loop.run()
+
+    def follow(self) -> None:
+        """Trains beside the first process to the last step. Raises RunError."""
+        try:
+            saved = checkpoint.read_latest(self.folder / "checkpoints", lambda text: None)
+            self.loop = self._made(Follower, Silence(), StopRequest(), saved)
+            del saved
+            self.loop.run()
+        except Exception as error:
+            raise explain(error, self._where()) from error
+
+    def _made(self, kind: type[Loop], progress: Progress, stop: StopRequest, saved: checkpoint.Saved | None) -> Loop:
+        """The loop, its model prepared and all of it where the checkpoint left it."""
+        spec = self.run.spec
+        self.model = self.prepare(saved)
+        forward.arrange(self.model, spec.training)
+        if spec.training.torch_compile:
+            progress.say("compiling: the first step with each new shape of batch takes its time")
+        prepared = self._prepared(self.model)
+        loop = kind(spec, self.task, prepared, self.context, self.folder, progress, stop, self.state, self.team)
+        if saved is not None:
+            loop.resume(saved)
+        self.team.refuse_unequal(self.model)
+        return loop
 
     def _of_its_head(self, model: nn.Module) -> str:
         """What becomes of the head of the run in `init_from`; nothing is said where the model has none."""
@@ -126,7 +147,7 @@ class Session:
 
     def _measure(self, model: nn.Module, stage: str) -> None:
         """Notes the quality of the base, or of the model as prepared, where the method asks for it."""
-        if not self.run.method.measures_base:
+        if not self.run.method.measures_base or not self.team.is_first:
             return
         begin, task, training = time.perf_counter(), self.task, self.run.spec.training
         autocast = precision.autocast(self.run.spec.hardware.precision, self.run.device)
@@ -159,7 +180,10 @@ class Session:
         def build(groups: list[Group]) -> Optimizer:
             return method.build_optimizer(groups, make)
 
-        optimizer = PerLayer(groups, build) if run.spec.training.per_layer_updates else build(groups)
+        if run.spec.training.per_layer_updates:
+            optimizer: Optimizer = PerLayer(groups, build, self.team.sum_gradient)
+        else:
+            optimizer = build(groups)
         names = {p: name for group in groups for name, p in group.parameters.items()}
         return Prepared(method, model, self.decisions, optimizer, names)
 

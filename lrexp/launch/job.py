@@ -11,6 +11,7 @@ from lrexp.engine import folder as folders
 from lrexp.engine.identify import Run, identify
 from lrexp.engine.sampler import total_steps
 from lrexp.report.collect import last_step, locked
+from lrexp.spec import rungs
 from lrexp.spec.errors import InputError
 from lrexp.spec.run_spec import RunSpec
 from lrexp.train import make_context, read_data, rehearse, streamed_items
@@ -25,7 +26,10 @@ class Extent(NamedTuple):
 
 @dataclass
 class Job:
-    """A frozen spec on its way through a launcher. `state` is waiting, running, finished, failed or interrupted."""
+    """A frozen spec on its way through a launcher.
+
+    `state` is waiting, running, finished, failed, interrupted or paused: as far as `until`, a step short of the last.
+    """
 
     spec: RunSpec
     folder: Path
@@ -36,6 +40,7 @@ class Job:
     error: str = ""
     seconds: float = 0.0
     attempts: int = field(default=0, repr=False)
+    until: int | None = None
 
     def text(self) -> str:
         """The frozen spec as a worker gets it: nothing that is edited meanwhile can reach it."""
@@ -50,22 +55,29 @@ class Job:
         return self.folder.is_dir() and locked(self.folder)
 
     def look(self) -> str:
-        """What the folder says: finished, failed, interrupted or waiting (nothing there yet)."""
+        """What the folder says: finished, failed, paused, interrupted or waiting (nothing there yet)."""
         result = folders.result(self.folder)
         if result.get("status") in ("finished", "failed"):
             self.error = (result.get("error") or "").partition("\n")[0]
             return str(result["status"])
+        if self.until is not None and rungs.reached(self.folder, self.until):
+            return "paused"
         return "interrupted" if (self.folder / "spec.yaml").exists() else "waiting"
 
 
-def jobs(specs: list[tuple[RunSpec, str]], output_dir: str | None) -> list[Job]:
-    """The runs of a sweep, each spec once. Raises InputError for a spec that could not run, before any is started."""
+def jobs(
+    specs: list[tuple[RunSpec, str]], output_dir: str | None, extents: dict[str, Extent] | None = None
+) -> list[Job]:
+    """The runs of a sweep, each spec once. Raises InputError for a spec that could not run, before any is started.
+
+    `extents` holds what is known from specs that were looked at before, and takes in what is found.
+    """
     found: dict[Path, Job] = {}
-    extents: dict[str, Extent] = {}
+    extents = {} if extents is None else extents
     for spec, label in specs:
         try:
             run = identify(spec)
-            steps = total_steps(spec.training, *_rehearse(run, extents))
+            steps = total_steps(spec.training, *_rehearse(run, extents), spec.hardware.processes)
         except InputError as error:
             raise InputError(f"{label}: {error}") from error
         spec_hash = run.facts["spec_hash"]

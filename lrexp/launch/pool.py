@@ -13,8 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import IO
 
+from lrexp.engine.team import END
 from lrexp.launch.job import Job
-from lrexp.launch.worker import END
+from lrexp.launch.worker import PAUSED
 
 TICK = 0.1
 Tell = Callable[[Job], None]
@@ -69,9 +70,9 @@ class Pool:
             worker.process.kill()
 
     def _settled(self, job: Job, retry: bool) -> bool:
-        """Whether there is nothing to do: the run is finished, or has failed and is not tried again."""
+        """Whether there is nothing to do: the run is as far as it shall come, or has failed and is not tried again."""
         state = job.look()
-        if state == "finished" or (state == "failed" and not retry):
+        if state in ("finished", "paused") or (state == "failed" and not retry):
             job.state = state
             self.tell(job)
             return True
@@ -82,10 +83,11 @@ class Pool:
         slot = next(i for i in range(self.size) if i not in taken)
         environment = dict(os.environ)
         if self.devices:
-            environment["CUDA_VISIBLE_DEVICES"] = self.devices[slot % len(self.devices)]
+            wanted = range(slot * job.spec.hardware.processes, (slot + 1) * job.spec.hardware.processes)
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(self.devices[i % len(self.devices)] for i in wanted)
         errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (closed by _collect)
         process = subprocess.Popen(
-            [sys.executable, "-m", "lrexp.launch.worker", str(job.folder)],
+            [sys.executable, "-m", "lrexp.launch.worker", str(job.folder), *([str(job.until)] if job.until else [])],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, text=True, env=environment,
             start_new_session=True,
         )  # fmt: skip
@@ -116,6 +118,8 @@ def _outcome(job: Job, worker: Worker) -> str:
         return "finished"
     if code == 130:
         return "interrupted"
+    if code == PAUSED:
+        return "paused"
     worker.errors.seek(0)
     lines = [line.removeprefix("lrexp: ").strip() for line in worker.errors.read().splitlines() if line.strip()]
     if code < 0:

@@ -56,10 +56,11 @@ def workers(jobs: list[Job], how: Launch, devices: list[str]) -> int:
         return 1
     if how.jobs is not None:
         return how.jobs
+    most = max(job.spec.hardware.processes for job in jobs)
     if devices:
-        return len(devices)
+        return max(1, len(devices) // most)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // max(job.spec.hardware.threads for job in jobs))
+    return max(1, cores // (most * max(job.spec.hardware.threads for job in jobs)))
 
 
 @contextmanager

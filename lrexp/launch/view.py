@@ -13,7 +13,14 @@ from lrexp.engine.terminal import console
 from lrexp.launch.forecast import Forecast
 from lrexp.launch.job import Job
 
-WORDS = {"finished": "green", "failed": "red", "interrupted": "yellow", "running": "cyan", "waiting": "dim"}
+WORDS = {
+    "finished": "green",
+    "failed": "red",
+    "interrupted": "yellow",
+    "paused": "blue",
+    "running": "cyan",
+    "waiting": "dim",
+}
 
 
 class View:

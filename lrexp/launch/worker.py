@@ -1,4 +1,6 @@
-"""The process of one run of a sweep: `python -m lrexp.launch.worker FOLDER`, its frozen spec on standard input.
+"""The process of one run of a sweep: `python -m lrexp.launch.worker FOLDER [STEP]`, its frozen spec on standard input.
+
+With STEP the run stands still after that step and the exit code is PAUSED: a tuning compares runs there.
 
 Standard input stays open as long as the launcher lives. When it ends, the launcher is gone: the run writes a checkpoint
 and stops, so that nothing goes on writing beside the next launch.
@@ -11,10 +13,12 @@ import signal
 import sys
 import threading
 
+from lrexp.engine.team import END
+from lrexp.spec.errors import Paused
 from lrexp.spec.guard import guarded
 from lrexp.spec.run_spec import RunSpec
 
-END = "\n...\n"  # YAML's own mark: the spec is whole
+PAUSED = 75
 
 
 def main(arguments: list[str]) -> int:
@@ -30,7 +34,10 @@ def main(arguments: list[str]) -> int:
 
     from lrexp.train import train
 
-    train(spec, arguments[0])
+    try:
+        train(spec, arguments[0], until=int(arguments[1]) if arguments[1:] else None)
+    except Paused:
+        return PAUSED
     return 0
 
 

@@ -21,13 +21,20 @@ class PerLayer(Optimizer):
     """An optimizer for each parameter, all with the groups and the state of one over them all.
 
     `build` makes an optimizer from groups, as the run would without per-layer updates. Set `is_last` before the
-    backward pass of a micro-batch; `step` moves what that pass has not reached.
+    backward pass of a micro-batch; `step` moves what that pass has not reached. `reduce` sums a gradient over the
+    processes of a run, in place.
     """
 
-    def __init__(self, groups: list[Group], build: Callable[[list[Group]], Optimizer]) -> None:
+    def __init__(
+        self,
+        groups: list[Group],
+        build: Callable[[list[Group]], Optimizer],
+        reduce: Callable[[Tensor], None] = lambda gradient: None,
+    ) -> None:
         whole = build(groups)
         self.__dict__.update(whole.__dict__)  # its groups, defaults and state are this one's
         self.is_last = False
+        self.reduce = reduce
         self._own: dict[Tensor, Optimizer] = {}
         for index, group in enumerate(groups):
             for name, parameter in group.parameters.items():
@@ -50,5 +57,7 @@ class PerLayer(Optimizer):
         own = self._own[parameter]
         settings = {key: value for key, value in self.param_groups[index].items() if key != "params"}
         own.param_groups[0].update(settings)  # the rate of this step
+        assert parameter.grad is not None
+        self.reduce(parameter.grad)
         own.step()
         parameter.grad = None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lrexp.spec import result as schema
+from lrexp.spec import rungs
 from lrexp.spec.errors import InputError
 from lrexp.spec.yaml_text import read_file
 
@@ -23,7 +24,8 @@ TAIL = 65536  # bytes at the end of metrics.jsonl that surely hold its last line
 class Run:
     """One run's folder. `result` is None unless result.json is there and sound; `reason` is the first line of an error.
 
-    `status` is finished, failed, interrupted, running or damaged; `step` of `steps` is how far an unfinished run came.
+    `status` is finished, failed, interrupted, paused (at a tuning's rung), running or damaged; `step` of `steps` is how
+    far an unfinished run came.
     """
 
     folder: Path
@@ -63,6 +65,9 @@ def read_run(folder: Path) -> Run:
     if locked(folder):
         return Run(folder, "running", spec, step=last_step(folder), steps=steps)
     if result is None or result["status"] == "interrupted":
+        stands = rungs.read(folder)
+        if stands and stands[-1]["step"] >= (last_step(folder) or 0):
+            return Run(folder, "paused", spec, result, step=stands[-1]["step"], steps=steps)
         return Run(folder, "interrupted", spec, result, step=last_step(folder), steps=steps)
     lines = result["error"].strip().splitlines()
     return Run(folder, "failed", spec, result, lines[0] if lines else "no message", result["failed_at_step"], steps)

@@ -32,6 +32,7 @@ LARGEST = (
     "peak_memory_reserved_bytes",
     "prepare_peak_bytes",
 )
+PLANNED = "planned_peak_bytes"  # a cost that older results lack
 
 
 @dataclass
@@ -109,9 +110,9 @@ class Group:
         """Largest sizes and median times of the finished runs; of the others where none has finished."""
         results = [run.result for run in self.finished or self.runs if run.result is not None]
         found: dict[str, float | None] = {}
-        for names, of in ((LARGEST, max), (MEDIAN, median)):
+        for names, of in (((*LARGEST, PLANNED), max), (MEDIAN, median)):
             for name in names:
-                known = [result["costs"][name] for result in results if result["costs"][name] is not None]
+                known = [cost for result in results if (cost := result["costs"].get(name)) is not None]
                 found[name] = of(known) if known else None
         return found
 

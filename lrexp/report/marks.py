@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lrexp.report.collect import Run
 from lrexp.report.group import Group
+from lrexp.report.paper import COPIED
 
-UNFINISHED = ("failed", "running", "interrupted", "damaged")
+UNFINISHED = ("failed", "running", "interrupted", "paused", "damaged")
+FEW_SEEDS = 3  # a row with fewer is marked
 
 
 def status(group: Group) -> str:
@@ -16,7 +20,7 @@ def status(group: Group) -> str:
 
 def marks(group: Group) -> list[str]:
     """Words beside the numbers: unfinished runs first, then what the runs say of themselves, then how they differ."""
-    found = [mark for status in UNFINISHED if (mark := _unfinished(status, group.with_status(status)))]
+    found = unfinished(group)
     found += [seed for seed in (_repeated(group), _undefined(group)) if seed]
     said = dict.fromkeys(mark for run in group.runs if run.result is not None for mark in run.result["marks"])
     found += said
@@ -27,6 +31,31 @@ def marks(group: Group) -> list[str]:
     if len(devices) > 1:
         found.append("hardware differs")
     return found
+
+
+def unfinished(group: Group) -> list[str]:
+    """How the runs ended that have not finished."""
+    return [mark for status in UNFINISHED if (mark := _unfinished(status, group.with_status(status)))]
+
+
+def evidence(group: Group, rates_tried: int) -> list[str]:
+    """How little stands behind a row's mean: one learning rate, few seeds. Without steps no rate matters."""
+    if group.summary is None:
+        return []
+    untuned = rates_tried < 2 and group.identity.get("training.max_steps") != 0
+    return ["untuned"] * untuned + [f"fewer than {FEW_SEEDS} seeds"] * (group.summary.n < FEW_SEEDS)
+
+
+def beside_paper(is_there: bool, changed: Sequence[str]) -> list[str]:
+    """That a paper's value stands beside a row, and in which settings the row's runs depart from the experiment's."""
+    if not is_there:
+        return []
+    return [f"reported value {COPIED}"] + [f"settings changed: {', '.join(changed)}"] * bool(changed)
+
+
+def brief(mark: str) -> str:
+    """A mark without its particulars."""
+    return mark.partition(":")[0]
 
 
 def failures(group: Group) -> list[dict[str, object]]:

@@ -3,74 +3,99 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from typing import TextIO
 
 from lrexp.report import quantity
-from lrexp.report.group import FINGERPRINTS, Group
+from lrexp.report.caption import sentences
+from lrexp.report.entry import Entry, Options
+from lrexp.report.group import FINGERPRINTS, PLANNED
 from lrexp.report.labels import BARE, short_keys
-from lrexp.report.marks import failures, marks
-from lrexp.report.render import GAP, render, shown
+from lrexp.report.marks import brief, failures, unfinished
+from lrexp.report.narrow import SHORT, left_out, narrowed
+from lrexp.report.published import Published, Row
+from lrexp.report.render import Strong, shown
+from lrexp.report.significance import OVER_ITEMS
 
-Row = dict[str, object]
-INTERVAL = "95 % interval"
-SHORT = {"trainable parameters": "trained", "peak memory": "memory", "step time": "step", "training time": "train"}
-SPARE = (INTERVAL, "train", "step", "memory")  # left out in this order where a terminal is too narrow
-TAKEN = {"experiment", "dataset", "model", "method", "seeds", "metric", "on", "mean", "data", "weights", "status"}
-TAKEN |= {*SHORT.values(), *BARE}
+P_VALUE = "p (Holm)"
+OPTIONAL = ("experiment", "reported", "difference", P_VALUE, "planned memory", "marks")  # where no row has one
+TAKEN = {"experiment", "dataset", "model", "method", "seeds", "rates", "metric", "on", "mean", "data", "weights"}
+TAKEN |= {"status", *OPTIONAL, *SHORT.values()}
+TAKEN |= BARE
 
 
-def print_readable(
-    groups: Sequence[Group], keys: Sequence[str], format: str, file: TextIO, tuned_keys: Sequence[str] = ()
-) -> None:
-    """Prints a rich or Markdown table of `groups` and its notes."""
+def readable(entries: Sequence[Entry], keys: Sequence[str], options: Options, format: str, file: TextIO) -> Published:
+    """The table of `entries`, which differ in `keys`, for a format of `published`; narrower for a terminal and LaTeX.
+
+    `file` is where it will be printed: the columns of a terminal are as many as it can show.
+    """
     names = short_keys(keys, TAKEN)
-    rows = [_row(found, names) for found in groups]
+    rows = [_row(entry, names) for entry in entries]
     columns = list(dict.fromkeys(column for row in rows for column in row))
+    columns = [column for column in columns if column not in OPTIONAL or any(row[column] for row in rows)]
     columns = _one_metric(columns, rows)
-    if not any(row["experiment"] for row in rows):
-        columns.remove("experiment")
-    columns = _told_apart(columns, rows, groups, ["experiment", "dataset", "model", "method", *names.values()])
-    title, left_out = "", []
-    if format == "rich":
-        columns, title = _constant(_shortened(columns, rows), rows)
-        left_out = _too_many(columns, rows, file)
-        columns = [column for column in columns if column not in left_out]
-    render(columns, rows, format, title, file)
-    bullet = "- " if format == "md" else ""
-    file.write("\n" + "".join(f"{bullet}{note}\n" for note in _notes(groups, left_out, tuned_keys)))
+    columns = _told_apart(columns, rows, entries, ["experiment", "dataset", "model", "method", *names.values()])
+    caption, notes, title = sentences(entries, options), _notes(entries), ""
+    if format in ("rich", "latex"):
+        columns, title, legend = narrowed(columns, rows, [_marks(entry) for entry in entries])
+        caption = [*caption, *legend]
+    if format == "rich" and (spared := left_out(columns, rows, file)):
+        columns = [column for column in columns if column not in spared]
+        caption = [*caption, f"left out, the terminal is narrow: {', '.join(spared)} (--format md shows all)"]
+    return Published(columns, rows, title, caption, notes)
 
 
-def _row(found: Group, names: dict[str, str]) -> Row:
-    summary, costs = found.summary, found.costs
-    interval = summary.interval if summary else None
+def mean(entry: Entry) -> str | None:
+    """The mean and the half-width of its interval, or one seed's standard error; bold where the test allows it."""
+    summary = entry.group.summary
+    if summary is None:
+        return None
+    text = quantity.metric(summary.mean) or ""
+    if summary.half_width is not None:
+        text = f"{text} ± {quantity.metric(summary.half_width)}"
+    elif entry.group.standard_error is not None:
+        text = f"{text} (se {quantity.metric(entry.group.standard_error)})"
+    return Strong(text) if entry.bold else text
+
+
+def _row(entry: Entry, names: dict[str, str]) -> Row:
+    found, costs = entry.group, entry.group.costs
     return {
         "experiment": found.experiment,
         "dataset": found.part("dataset"),
         "model": found.part("model"),
         "method": found.part("method"),
         **{name: found.identity.get(key) for key, name in names.items()},
-        "seeds": summary.n if summary else 0,
+        "seeds": found.summary.n if found.summary else 0,
+        "rates": entry.rates_tried,
         "metric": found.metric,
         "on": found.get("evaluated_on"),
-        "mean": _mean(found),
-        INTERVAL: f"{quantity.metric(interval[0])} to {quantity.metric(interval[1])}" if interval else None,
+        "mean": mean(entry),
+        "reported": f"{quantity.metric(entry.reported.value)} (copied)" if entry.reported else None,
+        "difference": quantity.difference(entry.comparison.test.difference) if entry.comparison else None,
+        P_VALUE: _p_value(entry),
         "trainable parameters": quantity.count(costs["trainable_parameters"]),
+        "planned memory": quantity.memory(costs[PLANNED]),
         "peak memory": quantity.memory(costs["peak_memory_bytes"]),
+        "preparation": quantity.duration(costs["prepare_seconds"]),
         "step time": quantity.duration(costs["step_seconds"]),
         "training time": quantity.duration(costs["train_seconds"]),
-        "status": ", ".join(mark.partition(":")[0] for mark in marks(found)) or "finished",
+        "status": ", ".join(unfinished(found)) or "finished",
+        "marks": "; ".join(_marks(entry)),
     }
 
 
-def _mean(found: Group) -> str | None:
-    if found.summary is None:
+def _marks(entry: Entry) -> list[str]:
+    """All but how runs ended, which is the row's status."""
+    ended = unfinished(entry.group)
+    return [brief(mark) for mark in entry.marks if mark not in ended]
+
+
+def _p_value(entry: Entry) -> str | None:
+    if entry.comparison is None or entry.comparison.corrected is None:
         return None
-    mean = quantity.metric(found.summary.mean)
-    if found.summary.spread is not None:
-        return f"{mean} ± {quantity.metric(found.summary.spread)}"
-    return f"{mean} (se {quantity.metric(found.standard_error)})" if found.standard_error is not None else mean
+    text = quantity.p_value(entry.comparison.corrected)
+    return f"{text} {OVER_ITEMS}" if entry.comparison.test.name == OVER_ITEMS else text
 
 
 def _one_metric(columns: list[str], rows: list[Row]) -> list[str]:
@@ -86,12 +111,12 @@ def _one_metric(columns: list[str], rows: list[Row]) -> list[str]:
     return [name if column == "mean" else column for column in columns if column != "metric"]
 
 
-def _told_apart(columns: list[str], rows: list[Row], groups: Sequence[Group], labels: list[str]) -> list[str]:
+def _told_apart(columns: list[str], rows: list[Row], entries: Sequence[Entry], labels: list[str]) -> list[str]:
     """Adds the beginning of a fingerprint where rows would look the same without it."""
     for column, field in zip(("data", "weights"), FINGERPRINTS, strict=True):
         looks: dict[tuple[str, ...], set[str | None]] = {}
-        for row, found in zip(rows, groups, strict=True):
-            content = found.fingerprint(field)
+        for row, entry in zip(rows, entries, strict=True):
+            content = entry.group.fingerprint(field)
             row[column] = (content or "")[:6]
             looks.setdefault(tuple(shown(row.get(label)) for label in labels), set()).add(content)
         if any(len(found - {None}) > 1 for found in looks.values()):
@@ -101,55 +126,14 @@ def _told_apart(columns: list[str], rows: list[Row], groups: Sequence[Group], la
     return columns
 
 
-def _shortened(columns: list[str], rows: list[Row]) -> list[str]:
-    for row in rows:
-        row |= {short: row[long] for long, short in SHORT.items()}
-        row["status"] = re.sub(r" \(steps? [\d, ]+\)", "", str(row["status"]))  # the notes say it
-    return [SHORT.get(column, column) for column in columns]
-
-
-def _constant(columns: list[str], rows: list[Row]) -> tuple[list[str], str]:
-    """What is the same in all rows of experiment, dataset and model goes from the columns into a title."""
-    same = [
-        column
-        for column in ("experiment", "dataset", "model")
-        if column in columns and len({row[column] for row in rows}) == 1 and rows[0][column]
-    ]
-    title = ", ".join(f"{column} {rows[0][column]}" for column in same)
-    return [column for column in columns if column not in same], title
-
-
-def _too_many(columns: list[str], rows: list[Row], file: TextIO) -> list[str]:
-    """Spare columns that do not fit beside the others in the terminal; none where the output is no terminal."""
-    if not file.isatty():
-        return []
-    from rich.console import Console
-
-    cells = {column: [column, *(shown(row.get(column)) for row in rows)] for column in columns}
-    widths = {column: max(map(len, texts)) for column, texts in cells.items()}
-    left_out: list[str] = []
-    for column in SPARE:
-        if sum(widths.values()) + GAP * len(widths) <= Console(file=file).width:
-            break
-        left_out += [column] * (widths.pop(column, None) is not None)
-    return left_out
-
-
-def _notes(groups: Sequence[Group], left_out: list[str], tuned_keys: Sequence[str]) -> list[str]:
+def _notes(entries: Sequence[Entry]) -> list[str]:
+    """Failed runs with what they said, and marks that are too long for a cell."""
     notes = []
-    splits = {found.get("evaluated_on") for found in groups} - {None}
-    on = f"on {splits.pop()}: " if len(splits) == 1 else ""
-    if any(found.summary for found in groups):
-        notes.append(f"{on}mean ± standard deviation over seeds; se: one seed's standard error over items")
-    if tuned_keys:
-        notes.append(f"best {', '.join(tuned_keys)} of each row, by the mean on data that are held out for it")
-    if left_out:
-        notes.append(f"left out, the terminal is narrow: {', '.join(left_out)} (--format md shows all)")
-    for found in groups:
-        for failure in failures(found):
+    for entry in entries:
+        for failure in failures(entry.group):
             error = str(failure["error"]).removeprefix(f"{failure['run']}{os.sep}")
             at = f" at step {failure['step']}"
             said = failure["step"] is None or at in error
             notes.append(f"{failure['status']}{'' if said else at}: {failure['run']}: {error}")
-        notes += [f"{found.part('method')}: {mark}" for mark in marks(found) if ":" in mark]
+        notes += [f"{entry.group.part('method')}: {mark}" for mark in entry.marks if ":" in mark]
     return notes

@@ -18,6 +18,10 @@ LEAST = 8  # columns of a column that folds
 MOST_OF_NAME = 30
 
 
+class Strong(str):
+    """Text of a cell that is set in bold where the format can do so."""
+
+
 def render(
     columns: Sequence[str],
     rows: Iterable[Mapping[str, object]],
@@ -79,10 +83,15 @@ def _inner(value: object) -> str:
 
 def _markdown(columns: Sequence[str], cells: list[list[object]], title: str) -> str:
     lines = [[_escaped(column) for column in columns]]
-    lines += [[_escaped(shown(value)) for value in row] for row in cells]
+    lines += [[_cell(value) for value in row] for row in cells]
     rule = ["---:" if numeric else "---" for numeric in _numeric(columns, cells)]
     body = "".join(f"| {' | '.join(line)} |\n" for line in [lines[0], rule, *lines[1:]])
     return f"{title}\n\n{body}" if title else body
+
+
+def _cell(value: object) -> str:
+    text = _escaped(shown(value))
+    return f"**{text}**" if isinstance(value, Strong) else text
 
 
 def _escaped(text: str) -> str:
@@ -110,8 +119,9 @@ def _rich(columns: Sequence[str], cells: list[list[object]], title: str, out: Te
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     for column, numeric, width in zip(columns, _numeric(columns, cells), widths, strict=True):
         table.add_column(Text(column), justify="right" if numeric else "left", overflow="fold", width=width)
-    for row in texts:
-        table.add_row(*(Text(text) for text in row))
+    for row, values in zip(texts, cells, strict=True):
+        styles = ["bold" if isinstance(value, Strong) else "" for value in values]
+        table.add_row(*(Text(text, style=style) for text, style in zip(row, styles, strict=True)))
     console = Console(file=out, width=max(available, sum(widths) + GAP * len(widths)), highlight=False)
     with console.capture() as capture:
         console.print(table)

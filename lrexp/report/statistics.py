@@ -16,6 +16,11 @@ class Summary:
     spread: float | None
     interval: tuple[float, float] | None
 
+    @property
+    def half_width(self) -> float | None:
+        """Of the interval."""
+        return (self.interval[1] - self.interval[0]) / 2 if self.interval else None
+
 
 def summary(values: Sequence[float]) -> Summary | None:
     """Mean, standard deviation and 95 % interval of the seeds' values; None without values."""

@@ -6,49 +6,57 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
+from lrexp.report import published
 from lrexp.report.collect import Run
-from lrexp.report.group import FINGERPRINTS, LARGEST, MEDIAN, Group, differing, group
-from lrexp.report.marks import failures, marks, status
-from lrexp.report.readable import print_readable
+from lrexp.report.entry import Entry, Options, entries
+from lrexp.report.group import FINGERPRINTS, LARGEST, MEDIAN, PLANNED
+from lrexp.report.marks import failures, status
+from lrexp.report.pivot import pivot
+from lrexp.report.pivot import published as published_pivot
+from lrexp.report.readable import readable
 from lrexp.report.render import render
-from lrexp.report.tuned import tuned
-from lrexp.spec.result import LOWER_IS_BETTER
+
+FORMATS = ("rich", "md", "latex", "csv", "json", "html")
+NO_OPTIONS = Options()
+Record = dict[str, object]
 
 
-def print_table(runs: Sequence[Run], format: str, file: TextIO | None = None, tuned_keys: Sequence[str] = ()) -> None:
-    """Prints one row for each group of `runs` over seeds in a format of `render`: raw base units for csv and json.
+def print_table(runs: Sequence[Run], format: str, file: TextIO | None = None, options: Options = NO_OPTIONS) -> None:
+    """Prints one row for each group of `runs` over seeds in one of FORMATS: raw base units for csv and json.
 
-    Of rows that differ in `tuned_keys` alone the best is shown (see `lrexp.report.tuned`).
+    Raises InputError where `options` name what the runs do not have.
     """
-    groups = ordered(group(runs))
-    keys = differing(groups)
-    if tuned_keys:
-        groups = ordered(tuned(groups, tuned_keys))
-    if format == "json":
-        records = [record(found, keys) for found in groups]
-        render(list(records[0]) if records else [], records, format, file=file)
-    elif format == "csv":
-        flat = [_flat(record(found, keys), keys) for found in groups]
-        render(list(flat[0]) if flat else [], flat, format, file=file)
+    out = file or sys.stdout
+    found, keys = entries(runs, options)
+    if format in published.FORMATS:
+        published.write(readable(found, keys, options, format, out), format, out)
     else:
-        print_readable(groups, keys, format, file or sys.stdout, tuned_keys)
+        _print_records([record(entry, keys) for entry in found], keys, format, out)
 
 
-def ordered(groups: Sequence[Group]) -> list[Group]:
-    """By experiment, dataset and model; there the best mean comes first, rows without one last."""
+def print_pivot(
+    runs: Sequence[Run], rows: str, columns: str, format: str, options: Options, file: TextIO | None = None
+) -> None:
+    """Prints a row for each value of the key `rows`, a column for each of `columns`; csv and json have one row a cell.
 
-    def place(found: Group) -> tuple[object, ...]:
-        mean = found.summary.mean if found.summary else None
-        better = 0.0 if mean is None else mean if found.metric in LOWER_IS_BETTER else -mean
-        names = [found.experiment or "", found.part("dataset") or "", found.part("model") or ""]
-        return (*names, mean is None, found.metric or "", better, found.part("method") or "")
+    Raises InputError as `print_table`, and where several groups share a cell.
+    """
+    out = file or sys.stdout
+    found, keys = entries(runs, options)
+    table = pivot(found, rows, columns)
+    if format in published.FORMATS:
+        published.write(published_pivot(table, options), format, out)
+    else:
+        places = [(row, column) for row in table.rows for column in table.columns if (row, column) in table.cells]
+        records = [{"row": row, "column": column, **record(table.cells[row, column], keys)} for row, column in places]
+        _print_records(records, keys, format, out)
 
-    return sorted(groups, key=place)
 
-
-def record(found: Group, keys: Sequence[str]) -> dict[str, object]:
+def record(entry: Entry, keys: Sequence[str]) -> Record:
     """One row in base units (numbers, bytes, seconds); `keys` holds the values in which the shown rows differ."""
-    summary = found.summary
+    found = entry.group
+    summary, compared = found.summary, entry.comparison
+    test = compared.test if compared else None
     return {
         "experiment": found.experiment,
         "dataset": found.part("dataset"),
@@ -56,6 +64,7 @@ def record(found: Group, keys: Sequence[str]) -> dict[str, object]:
         "method": found.part("method"),
         "keys": {key: found.identity.get(key) for key in keys},
         "seeds": found.seeds,
+        "rates_tried": entry.rates_tried,
         "metric": found.metric,
         "evaluated_on": found.get("evaluated_on"),
         "mean": summary.mean if summary else None,
@@ -63,18 +72,30 @@ def record(found: Group, keys: Sequence[str]) -> dict[str, object]:
         "interval": list(summary.interval) if summary and summary.interval else None,
         "standard_error": found.standard_error,
         "n": summary.n if summary else 0,
-        **{name: found.costs[name] for name in (*LARGEST, *MEDIAN)},
+        "difference": test.difference if test else None,
+        "pairs": test.pairs if test else None,
+        "test": test.name if test else None,
+        "p_value": test.p_value if test else None,
+        "p_value_corrected": compared.corrected if compared else None,
+        "reported": entry.reported.value if entry.reported else None,
+        "reported_in": entry.reported.source if entry.reported else None,
+        **{name: found.costs[name] for name in (*LARGEST, PLANNED, *MEDIAN)},
         "status": status(found),
-        "marks": marks(found),
+        "marks": entry.marks,
         "failures": failures(found),
         **{name: found.fingerprint(name) for name in FINGERPRINTS},
         "runs": [str(run.folder) for run in found.runs],
     }
 
 
-def _flat(row: dict[str, object], keys: Sequence[str]) -> dict[str, object]:
+def _print_records(records: list[Record], keys: Sequence[str], format: str, out: TextIO) -> None:
+    rows = records if format == "json" else [_flat(row, keys) for row in records]
+    render(list(rows[0]) if rows else [], rows, format, file=out)
+
+
+def _flat(row: Record, keys: Sequence[str]) -> Record:
     """The same row for CSV: one value a column."""
-    flat: dict[str, object] = {}
+    flat: Record = {}
     for name, value in row.items():
         if name == "keys" and isinstance(value, dict):
             flat |= {key: value[key] for key in keys}

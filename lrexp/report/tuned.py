@@ -10,6 +10,7 @@ from lrexp.report.statistics import mean
 from lrexp.spec.errors import InputError
 from lrexp.spec.result import LOWER_IS_BETTER
 
+RATE = "training.learning_rate"
 SPLITS = ("selection", "validation")  # what is held out where validation is reported, and where test is
 
 
@@ -26,17 +27,40 @@ def tuned(groups: Sequence[Group], keys: Sequence[str]) -> list[Group]:
             raise InputError(f"--tuned {key}: the runs do not differ in it, only in {', '.join(there) or 'seeds'}")
     if all(selected(found) is None for found in groups):
         raise InputError("--tuned needs runs with a metric of validation beside that of test, or of selection")
-    return [found for family in families(groups, keys) for found in _best(family)]
+    return [found for alike in families(groups, keys) for found in _best(alike)]
 
 
 def families(groups: Sequence[Group], keys: Sequence[str]) -> list[list[Group]]:
     """The groups that differ in `keys` alone stand together, in the order of the first of each family."""
     found: dict[str, list[Group]] = {}
     for one in groups:
-        settings = {key: value for key, value in one.identity.items() if key not in keys}
-        pooled = [settings, one.metric, one.get("evaluated_on"), content(one.runs[0])]
-        found.setdefault(json.dumps(pooled, sort_keys=True, default=str), []).append(one)
+        found.setdefault(family(one, keys), []).append(one)
     return list(found.values())
+
+
+def rates_tried(groups: Sequence[Group], tuned_keys: Sequence[str] = ()) -> dict[str, int]:
+    """For the family of each group how many learning rates it has, those of failed runs included.
+
+    The families are those of `rate_family`: what differs in the rate and in `tuned_keys` alone.
+    """
+    rates: dict[str, set[object]] = {}
+    for found in groups:
+        rates.setdefault(rate_family(found, tuned_keys), set()).add(found.identity.get(RATE))
+    return {name: len(tried) for name, tried in rates.items()}
+
+
+def rate_family(found: Group, tuned_keys: Sequence[str] = ()) -> str:
+    """The family of a group in which only learning rates and `tuned_keys` differ."""
+    return family(found, (RATE, *tuned_keys))
+
+
+def family(found: Group, keys: Sequence[str]) -> str:
+    """What groups have in common that differ in `keys` alone: settings and content, as text.
+
+    Metric and split follow from these; a row whose runs stand still at a tuning's rung has no metric yet.
+    """
+    settings = {key: value for key, value in found.identity.items() if key not in keys}
+    return json.dumps([settings, content(found.runs[0])], sort_keys=True, default=str)
 
 
 def selected(found: Group) -> float | None:
@@ -50,10 +74,10 @@ def selected(found: Group) -> float | None:
     return None
 
 
-def _best(family: list[Group]) -> list[Group]:
+def _best(alike: list[Group]) -> list[Group]:
     """The best row; all of them where none has a value."""
-    values = [(value, found) for found in family if (value := selected(found)) is not None]
+    values = [(value, found) for found in alike if (value := selected(found)) is not None]
     if not values:
-        return family
-    best = min if family[0].metric in LOWER_IS_BETTER else max
+        return alike
+    best = min if alike[0].metric in LOWER_IS_BETTER else max
     return [best(values, key=lambda pair: pair[0])[1]]

@@ -1,4 +1,4 @@
-"""The three ways a command can end other than well."""
+"""The ways a command can end other than well, and the one in which a run can stand still."""
 
 
 class LrexpError(Exception):
@@ -17,6 +17,10 @@ class RunError(LrexpError, RuntimeError):
 
     The message says at which step, and what to try.
     """
+
+
+class Paused(LrexpError):
+    """A run of a tuning has come to the step where it is compared with others, and has written a checkpoint."""
 
 
 class Interrupted(LrexpError):

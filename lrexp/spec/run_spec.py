@@ -38,6 +38,9 @@ UNHASHED = {
     "method": ("tuning",),
     "training": ("save_steps", "logging_steps"),
 }
+ADDED = {
+    "hardware": {"processes": 1}
+}  # hashed only where they say something else: what ran before they came stays found
 
 
 @dataclass(frozen=True)
@@ -106,9 +109,11 @@ class HardwareSpec:
     device: Literal["auto", "cpu", "cuda"]
     threads: int
     precision: Literal["float32", "bf16_autocast", "bf16", "float64"]
+    processes: int = 1  # from here on, keys that older frozen specs lack
 
     def __post_init__(self) -> None:
         _at_least("threads", self.threads, 1)
+        _at_least("processes", self.processes, 1)
         if self.threads > 1024:
             raise ValueError(f"threads is {self.threads}: it is at most 1024")
 
@@ -211,7 +216,12 @@ class RunSpec:
 def _hashed(section: str, value: Any) -> Any:
     if not isinstance(value, dict):
         return value
-    return {key: item for key, item in value.items() if key not in UNHASHED.get(section, ())}
+    added = ADDED.get(section, {})
+    return {
+        key: item
+        for key, item in value.items()
+        if key not in UNHASHED.get(section, ()) and not (key in added and added[key] == item)
+    }
 
 
 def _at_least(name: str, value: int | None, least: int) -> None:

@@ -16,7 +16,7 @@ def test_it_prints_a_table_of_several_folders(tmp_path: Path, capsys: pytest.Cap
     assert main([str(tmp_path / "a"), str(tmp_path / "b"), "--format", "json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert row["n"] == 2 and row["mean"] == pytest.approx(0.75)
-    for format in ("rich", "md", "csv"):
+    for format in ("rich", "md", "latex", "csv", "html"):
         assert main([f"--format={format}", str(tmp_path)]) == 0
         out, err = capsys.readouterr()
         assert "lora" in out and "accuracy" in out and err == ""
@@ -63,12 +63,20 @@ def test_damaged_files_alone_are_an_error_of_one_line(tmp_path: Path, capsys: py
     ("arguments", "message"),
     [
         ([], "DIR"),
-        (["{run}", "--format", "latex"], "invalid choice: 'latex'"),
+        (["{run}", "--format", "tex"], "invalid choice: 'tex'"),
         (["{run}", "--formt=md"], "--formt"),
         (["{run}", "nowhere"], "nowhere: no such folder"),
         (["{run}/spec.yaml"], "this is a file"),
         (["{empty}"], "no run in it"),
         (["{run}", "--tuned", "method.r"], "--tuned method.r: the runs do not differ in it"),
+        (
+            ["{run}", "--baseline", "lra"],
+            "--baseline lra: unknown method of the table. Did you mean 'lora'? There: lora",
+        ),
+        (["{run}", "--rows", "method"], "--rows and --columns go together"),
+        (["{run}", "--rows", "method", "--columns", "method"], "--rows and --columns are both method"),
+        (["{run}", "--rows", "method", "--columns", "training.leaning_rate"], "Did you mean 'training.learning_rate'?"),
+        (["{run}", "--rows", "method", "--columns", "dataset", "--with-paper"], "--with-paper adds a column"),
     ],
 )
 def test_bad_input_is_answered_in_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
@@ -83,7 +91,7 @@ def test_help_is_the_docstring(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
     assert (
-        out.startswith("lrexp table DIR... [--tuned KEY] [--format rich|md|csv|json]")
+        out.startswith("lrexp table DIR... [--baseline METHOD] [--tuned KEY] [--rows KEY --columns KEY]")
         and max(map(len, out.splitlines())) <= 120
     )
 

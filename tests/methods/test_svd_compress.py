@@ -87,6 +87,17 @@ def test_plain_error_is_what_the_spectrum_drops() -> None:
         torch.testing.assert_close((W - layer.dense_weight()).square().sum(), dropped, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("whitening", ["none", "svd_llm"])
+def test_a_randomized_svd_comes_near_the_exact_product(whitening: str) -> None:
+    exact = factorised_layers(prepared(keep_ratio=0.5, whitening=whitening))
+    plain = {"svd": "randomized", "svd_niter": 0, "svd_oversampling": 0}
+    rough = factorised_layers(prepared(keep_ratio=0.5, whitening=whitening, **plain))
+    near = factorised_layers(prepared(keep_ratio=0.5, whitening=whitening, svd="randomized"))
+    for name, layer in exact.items():
+        torch.testing.assert_close(near[name].dense_weight(), layer.dense_weight(), rtol=1e-3, atol=1e-4)
+        assert (rough[name].dense_weight() - layer.dense_weight()).norm() > 0.01 * layer.dense_weight().norm()
+
+
 def test_whitened_error_on_the_calibration_data_is_the_least() -> None:
     x = inputs()
     errors = {}
@@ -232,6 +243,8 @@ def test_other_layers_are_refused() -> None:
         {"calibration_size": 0},
         {"calibration_batches": 0},
         {"budget_bytes": 0},
+        {"svd_niter": -1},
+        {"svd_oversampling": -1},
     ],
 )
 def test_values_out_of_range_are_refused(values: dict[str, Any]) -> None:

@@ -57,7 +57,9 @@ def test_json_rows_hold_raw_numbers(sweep: Path) -> None:
     assert row["interval"] == pytest.approx([0.72 - 0.0248414, 0.72 + 0.0248414], abs=1e-6)
     costs = ("trainable_parameters", "peak_memory_bytes", "step_seconds", "train_seconds")
     assert [row[name] for name in costs] == [41_200, 412_000_000, 0.0231, 38.2]
-    assert row["marks"] == ["interrupted 120/300"]
+    assert row["marks"] == ["interrupted 120/300", "untuned"]
+    assert found[0]["marks"] == ["1 failed (step 40)", "untuned", "fewer than 3 seeds"]
+    assert all(row["rates_tried"] == 1 and row["p_value"] is row["test"] is None for row in found)
     assert row["runs"] == [str(sweep / f"lora-8-{seed}") for seed in (1, 2, 3, 4)]
     assert found[0]["failures"] == [
         {"run": str(sweep / "lora-16-3"), "status": "failed", "step": 40, "error": "the loss is NaN"}
@@ -81,7 +83,7 @@ def test_one_seed_has_its_standard_error_and_no_interval(tmp_path: Path) -> None
     (row,) = rows(tmp_path)
     assert (row["n"], row["spread"], row["interval"], row["standard_error"]) == (1, None, None, 0.0121)
     (shown,) = markdown(tmp_path)
-    assert (shown["accuracy"], shown["95 % interval"]) == ("0.7340 (se 0.0121)", "-")
+    assert shown["accuracy"] == "0.7340 (se 0.0121)"
 
 
 def test_csv_parses_back_with_one_value_a_column(sweep: Path) -> None:
@@ -98,10 +100,11 @@ def test_markdown_is_humane_and_says_what_went_wrong(sweep: Path) -> None:
     found = markdown(sweep)
     assert [row["r"] for row in found] == ["16", "8", "-", "32"]
     row = found[1]
-    assert row["accuracy"] == "0.7200 ± 0.0100" and row["95 % interval"] == "0.6952 to 0.7448"
-    costs = ("trainable parameters", "peak memory", "step time", "training time")
-    assert [row[name] for name in costs] == ["41.2 k", "412 MB", "23.1 ms", "38.2 s"]
+    assert row["accuracy"] == "0.7200 ± 0.0248" and row["rates"] == "1"
+    costs = ("trainable parameters", "peak memory", "preparation", "step time", "training time")
+    assert [row[name] for name in costs] == ["41.2 k", "412 MB", "810 ms", "23.1 ms", "38.2 s"]
     assert [row["status"] for row in found] == ["1 failed (step 40)", "interrupted 120/300", "finished", "1 failed"]
+    assert [row["marks"] for row in found] == ["untuned; fewer than 3 seeds", "untuned", "untuned", "-"]
     text = printed(sweep, "md")
     assert f"- failed at step 40: {sweep / 'lora-16-3'}: the loss is NaN\n" in text
     assert f"- failed: {sweep / 'lora-32-1'}: out of memory before the first step\n" in text
@@ -110,8 +113,9 @@ def test_markdown_is_humane_and_says_what_went_wrong(sweep: Path) -> None:
 def test_rich_off_a_terminal_is_plain_and_whole(sweep: Path) -> None:
     text = printed(sweep, "rich")
     assert "\x1b" not in text and "dataset docmatch, model embedded" in text
-    (line,) = [line for line in text.splitlines() if "0.7200 ± 0.0100" in line]
-    assert "0.6952 to 0.7448" in line and "interrupted 120/300" in line
+    (line,) = [line for line in text.splitlines() if "0.7200 ± 0.0248" in line]
+    assert "interrupted 120/300" in line and line.endswith("a")
+    assert "marks: a untuned; b fewer than 3 seeds\n" in text
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 200])
@@ -124,11 +128,11 @@ def test_rich_at_a_terminal_keeps_rows_on_a_line(tmp_path: Path, monkeypatch: py
     out = Terminal()
     print_table(collect([tmp_path]), "rich", out)
     table, _, notes = re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue()).partition("on test: mean")
-    assert table.count("0.7150 ± 0.0071") == 2
+    assert table.count("0.7150 ± 0.0635") == 2
     assert all(len(line) <= width for line in table.splitlines())
-    assert ("95 % interval" in table) == (width >= 100)
-    assert ("left out, the terminal is narrow: 95 % interval" in notes) == (width < 100)
-    assert "memory" in table or width < 80
+    assert ("prepare" in table) == (width >= 80)
+    assert ("left out, the terminal is narrow: train, prepare" in notes) == (width < 80)
+    assert "memory" in table and "marks of all: untuned, fewer than 3 seeds\n" in notes
 
 
 def test_other_data_is_another_row_with_the_fingerprint_in_sight(tmp_path: Path) -> None:
@@ -185,5 +189,5 @@ def test_experiments_have_a_column_of_their_own(tmp_path: Path) -> None:
 
 def test_a_long_mark_is_short_in_its_cell_and_whole_below(tmp_path: Path) -> None:
     write_run(tmp_path / "1", result={"marks": ["versions differ: torch 2.9.0 -> 2.10.0"]})
-    assert markdown(tmp_path)[0]["status"] == "versions differ"
+    assert markdown(tmp_path)[0]["marks"].startswith("versions differ; untuned")
     assert "lora: versions differ: torch 2.9.0 -> 2.10.0" in printed(tmp_path, "md")

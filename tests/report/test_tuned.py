@@ -7,7 +7,7 @@ import pytest
 
 from lrexp.report.collect import collect
 from lrexp.report.group import Group, group
-from lrexp.report.tuned import selected, tuned
+from lrexp.report.tuned import rate_family, rates_tried, selected, tuned
 from lrexp.spec.errors import InputError
 from tests.report.made_up import write_failed, write_run
 
@@ -79,3 +79,15 @@ def test_what_cannot_be_chosen_is_said(tmp_path: Path) -> None:
     write(tmp_path / "other", None, 1e-3, seed=2)
     with pytest.raises(InputError, match="needs runs with a metric of validation beside that of test"):
         chosen(tmp_path / "other")
+
+
+def test_rates_are_counted_within_what_is_otherwise_alike(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        write(tmp_path, 0.5, 1e-3, seed)
+    write(tmp_path, 0.6, 1e-2)
+    write_failed(tmp_path / "failed", training__learning_rate=1.0)
+    write(tmp_path, 0.7, 1e-3, method__r=4)
+    groups = group(collect([tmp_path]))
+    rates = rates_tried(groups)
+    assert {(one.identity["method.r"], rates[rate_family(one)]) for one in groups} == {(8, 3), (4, 1)}
+    assert set(rates_tried(groups, ["method.r"]).values()) == {3}

@@ -16,7 +16,9 @@ perplexity and its cache of keys and values are left out; `allocation: global` s
 would not have fewer parameters than its weight stays dense. Layers are compressed one at a time from the last to the
 first, so that each sees the inputs of the original model. A pass takes the statistics of several layers where they need
 no more memory together than the largest layer's (of a model that calls a layer more than once all are taken beforehand,
-and held); `sequential` goes from the first to the last, and each layer sees what the compressed ones before it make.
+and held); `sequential` goes from the first to the last, and each layer sees what the compressed ones before it make:
+the authors' step 2 solves there for B alone, with A from the original model's inputs, which cannot have a lower error.
+`svd: randomized` pays where the rank is less than a quarter of the smaller side; ranks by `global` need all of it.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lrexp.layers.adapted import features, has_values, replace
-from lrexp.layers.decomposition import spectrum, top_triplets
+from lrexp.layers.decomposition import leading_triplets, spectrum
 from lrexp.layers.factorised import FactorisedLinear, factorised_layers, make_plain
 from lrexp.layers.inputs import Groups, at_rest, collect, find_groups
 from lrexp.layers.lora_factors import LoRAFactors, merge_factors
@@ -60,6 +62,9 @@ class SVDCompressHyperparameters:
     sequential: bool = False  # each layer on the inputs that the compressed layers before it give
     calibration_batches: int = 16  # paper: 256 sequences in all
     calibration_size: int = 16
+    svd: Literal["exact", "randomized"] = "exact"  # paper: exact
+    svd_niter: int = 4  # subspace iterations of the randomized SVD
+    svd_oversampling: int = 16  # dimensions beyond the rank, dropped at the end
     target_modules: str | tuple[str, ...] = ("attention", "mlp")  # paper: every linear layer of every block
     repair: Literal["none", "factors", "lora"] = "factors"  # paper: LoRA on A, then on B
     r: int = 8  # of the repair's LoRA; the authors' code: 8
@@ -75,6 +80,9 @@ class SVDCompressHyperparameters:
         for where in ("budget_bytes", "calibration_batches", "calibration_size", "r"):
             if getattr(self, where) is not None and getattr(self, where) < 1:
                 raise ValueError(f"{where} is {getattr(self, where)}: it is at least 1")
+        for where in ("svd_niter", "svd_oversampling"):
+            if getattr(self, where) < 0:
+                raise ValueError(f"{where} is {getattr(self, where)}: it is at least 0")
 
 
 class SVDCompress(Method):
@@ -83,7 +91,10 @@ class SVDCompress(Method):
     Hyperparameters = SVDCompressHyperparameters
     keeps_base = False
     measures_base = True
-    may_differ = ("whitening", "asvd_alpha", "sequential", "calibration_batches", "calibration_size")
+    may_differ = (
+        "whitening", "asvd_alpha", "sequential", "calibration_batches", "calibration_size", "svd", "svd_niter",
+        "svd_oversampling",
+    )  # fmt: skip
 
     def decide(self, model: nn.Module, context: Context) -> Decisions:
         """The ranks by the spectra of all layers of the original model; nothing where every layer has one ratio."""
@@ -119,10 +130,12 @@ class SVDCompress(Method):
 
     def compressed(self, name: str, base: nn.Module, r: int, root: Tensor | None, context: Context) -> FactorisedLinear:
         """The layer of rank r for a layer whose inputs have this square root of their second moment."""
-        W = in_rows(base)
+        values, W = self.hyperparameters, in_rows(base)
+        draw = None if values.svd == "exact" else partial(_omega, name=name, context=context)
+        cache = context.cache if root is None else None
         try:
             scaled = whitening.scaled(W, root)
-            U, S, _ = top_triplets(scaled, r, context.cache if root is None else None)
+            U, S, _ = leading_triplets(scaled, r, values.svd_niter, values.svd_oversampling, draw, cache)
         except ValueError as error:
             raise InputError(f"{name}: {error}") from error
         del scaled
@@ -259,6 +272,11 @@ def packed(sizes: Mapping[str, int], most: int) -> list[list[str]]:
         found[-1].append(name)
         room -= size
     return found
+
+
+def _omega(shape: tuple[int, int], name: str, context: Context) -> Tensor:
+    """The Gaussian test matrix of a layer's randomized SVD."""
+    return torch.randn(shape, generator=context.generator(f"omega:{name}"))
 
 
 def in_rows(base: nn.Module) -> Tensor:

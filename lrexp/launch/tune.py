@@ -1,0 +1,114 @@
+"""Tuning by successive halving: the values of one key run side by side, and at every rung the better ones go on.
+
+Jamieson and Talwalkar 2016 (arXiv 1502.07943), with all runs of a rung compared at once: who goes on does not depend on
+which run ends first, as it does in asynchronous halving, so that the same line gives the same table. A run that goes on
+does so from its checkpoint and ends with the bytes of a run that never stood still; what ends at a rung keeps its
+record. Values are compared on the split to select on, at the tuning's own seed; the other seeds run with the value that
+is chosen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from lrexp.launch.job import Job
+from lrexp.launch.sampler import Sampler
+from lrexp.spec import rungs
+from lrexp.spec.result import LOWER_IS_BETTER
+from lrexp.spec.run_spec import RunSpec
+from lrexp.spec.tuning import Tuning, fractions
+
+Run = Callable[[list[Job]], list[Job]]  # brings jobs to an end, or to the step where they stand still
+
+
+@dataclass
+class Trial:
+    """One value and its run."""
+
+    value: float
+    job: Job
+    metric: str = ""
+    measured: float | None = None  # at the last rung, None where there is nothing to compare
+
+    def goodness(self) -> float:
+        """The larger the better; a run without a value is behind all others."""
+        if self.measured is None:
+            return -math.inf
+        return -self.measured if self.metric in LOWER_IS_BETTER else self.measured
+
+
+@dataclass
+class Family:
+    """Runs that differ in the tuned key alone. `make` gives the runs of values at the tuning's seed, checked."""
+
+    label: str
+    sampler: Sampler
+    make: Callable[[list[float]], list[Job]]
+    spec: RunSpec
+    trials: list[Trial] = field(default_factory=list)  # all so far
+    going_on: list[Trial] = field(default_factory=list)
+    winners: list[Trial] = field(default_factory=list)  # of the rounds
+
+    def ask(self) -> bool:
+        """Begins the next round; False after the last."""
+        values = self.sampler.ask()
+        self.going_on = [Trial(value, job) for value, job in zip(values, self.make(values), strict=True)]
+        self.trials += self.going_on
+        return bool(values)
+
+    def cut(self, halving: int) -> None:
+        """Lets one in `halving` of the runs at a rung go on, at least one; the first of equal values is before."""
+        for trial in self.going_on:
+            trial.metric, trial.measured = standing(trial.job)
+        ranked = sorted(self.going_on, key=Trial.goodness, reverse=True)
+        kept = [trial for trial in ranked[: math.ceil(len(ranked) / halving)] if trial.job.state != "failed"]
+        for trial in self.going_on:
+            if trial not in kept:
+                self.sampler.tell(trial.value, trial.metric, trial.measured, has_ended=False)
+        self.going_on = [trial for trial in self.going_on if trial in kept]
+
+    def shown(self) -> str:
+        """Who goes on from a rung, for a reader."""
+        found = [f"{trial.value:g} ({trial.metric} {trial.measured:.4g})" for trial in self.going_on if trial.measured]
+        return f"{', '.join(found)} {'go' if len(found) > 1 else 'goes'} on" if found else "none goes on"
+
+    def close(self) -> None:
+        """Takes the last of a round, its run at its end."""
+        for trial in self.going_on:
+            self.sampler.tell(trial.value, trial.metric, trial.measured, has_ended=True)
+        self.winners += self.going_on
+
+    def best(self) -> Trial | None:
+        """The value that is chosen; None where every run has failed."""
+        return max(self.winners, key=Trial.goodness, default=None)
+
+    def spent(self) -> float:
+        """What the trials have cost, in whole runs."""
+        return sum(trial.job.step() / trial.job.steps for trial in self.trials if trial.job.steps)
+
+
+def tune(families: list[Family], tuning: Tuning, run: Run, say: Callable[[str], None]) -> None:
+    """Finds each family's best value, all families rung by rung together. Raises Interrupted after a signal.
+
+    The best of every round, and with it the best of all, has come as far as the last rung.
+    """
+    asking = list(families)
+    while asking := [family for family in asking if family.ask()]:
+        for share in fractions(max(len(family.going_on) for family in asking), tuning.halving):
+            trials = [trial for family in asking for trial in family.going_on]
+            for trial in trials:
+                trial.job.until = max(1, math.ceil(share * trial.job.steps))
+            run([trial.job for trial in trials])
+            for family in asking:
+                family.cut(tuning.halving)
+                say(f"{family.label}, {share:.3g} of the steps: {family.shown()}")
+        for family in asking:
+            family.close()
+
+
+def standing(job: Job) -> tuple[str, float | None]:
+    """The metric that a run is compared by, and its value at its rung; None where it has not come there."""
+    rung = rungs.reached(job.folder, job.until) if job.until is not None else None
+    return (rung["metric"], rung["value"]) if rung else ("", None)
