@@ -73,7 +73,7 @@ def _dispatch(arguments: list[str]) -> int:
     if word == "help":
         word, rest = (rest[0], ["--help"]) if rest else ("--help", [])
     if word in ("--help", "-h"):
-        print(HELP.format(commands="\n".join(f"    {name:<9}{line}" for name, line in COMMANDS.items())), end="")
+        print(HELP.format(commands="\n".join(f"    {name:<11}{line}" for name, line in COMMANDS.items())), end="")
         return 0
     if word == "--version":
         print(f"lrexp {__version__}")
