@@ -24,6 +24,7 @@ COMMANDS = {
     "show": "one choice with every key, its type, default, paper value and meaning",
     "table": "rows of finished, failed and running runs, grouped over seeds",
     "plot": "learning curves, quality against cost, sensitivity to the learning rate",
+    "report": "one HTML file on runs: summary, comparison, pictures, failures, settings",
     "replicate": "try published claims at a small scale, and judge them by intervals",
     "sync": "send a run's record to wandb, as often as you like",
     "verify": "replay golden cases: the authors' numbers against ours",
