@@ -112,7 +112,8 @@ class Loop:
             self.save()
         metrics = selection.measure()
         metric, value = selection.metric, metrics[selection.metric]
-        write_text(self.folder / rungs.FILE, rungs.with_another(self.folder, self.state.step, metric, finite(value)))
+        measured = finite(value), finite(metrics["loss"])
+        write_text(self.folder / rungs.FILE, rungs.with_another(self.folder, self.state.step, metric, *measured))
         raise Paused(f"paused after step {self.state.step}: {metric} {value:.6g}")
 
     def save(self) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from lrexp.launch.job import Job
 from lrexp.launch.sampler import Sampler
@@ -31,12 +32,17 @@ class Trial:
     job: Job
     metric: str = ""
     measured: float | None = None  # at the last rung, None where there is nothing to compare
+    loss: float | None = None  # there
 
-    def goodness(self) -> float:
-        """The larger the better; a run without a value is behind all others."""
+    def goodness(self) -> tuple[float, float]:
+        """The larger the better; a run without a value is behind all others.
+
+        Of equal values the lower loss is better: early in a run many a classifier still names one class alone.
+        """
         if self.measured is None:
-            return -math.inf
-        return -self.measured if self.metric in LOWER_IS_BETTER else self.measured
+            return -math.inf, 0.0
+        loss = math.inf if self.loss is None else self.loss
+        return -self.measured if self.metric in LOWER_IS_BETTER else self.measured, -loss
 
 
 @dataclass
@@ -61,7 +67,10 @@ class Family:
     def cut(self, halving: int) -> None:
         """Lets one in `halving` of the runs at a rung go on, at least one; the first of equal values is before."""
         for trial in self.going_on:
-            trial.metric, trial.measured = standing(trial.job)
+            if rung := standing(trial.job):
+                trial.metric, trial.measured, trial.loss = rung["metric"], rung["value"], rung["loss"]
+            else:
+                trial.measured = trial.loss = None
         ranked = sorted(self.going_on, key=Trial.goodness, reverse=True)
         kept = [trial for trial in ranked[: math.ceil(len(ranked) / halving)] if trial.job.state != "failed"]
         for trial in self.going_on:
@@ -71,7 +80,11 @@ class Family:
 
     def shown(self) -> str:
         """Who goes on from a rung, for a reader."""
-        found = [f"{trial.value:g} ({trial.metric} {trial.measured:.4g})" for trial in self.going_on if trial.measured]
+        found = [
+            f"{trial.value:g} ({trial.metric} {trial.measured:.4g}, loss {trial.loss or math.nan:.4g})"
+            for trial in self.going_on
+            if trial.measured is not None
+        ]
         return f"{', '.join(found)} {'go' if len(found) > 1 else 'goes'} on" if found else "none goes on"
 
     def close(self) -> None:
@@ -108,7 +121,6 @@ def tune(families: list[Family], tuning: Tuning, run: Run, say: Callable[[str], 
             family.close()
 
 
-def standing(job: Job) -> tuple[str, float | None]:
-    """The metric that a run is compared by, and its value at its rung; None where it has not come there."""
-    rung = rungs.reached(job.folder, job.until) if job.until is not None else None
-    return (rung["metric"], rung["value"]) if rung else ("", None)
+def standing(job: Job) -> dict[str, Any] | None:
+    """How good a run was at its rung; None where it has not come there."""
+    return rungs.reached(job.folder, job.until) if job.until is not None else None

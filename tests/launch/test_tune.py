@@ -34,8 +34,10 @@ def quality(value: float) -> float:
 class Bench:
     """Runs jobs by writing their rungs: how good a value is does not depend on the step."""
 
-    def __init__(self, root: Path, metric: str = "accuracy", failing: tuple[float, ...] = ()) -> None:
-        self.root, self.metric, self.failing = root, metric, failing
+    def __init__(
+        self, root: Path, metric: str = "accuracy", failing: tuple[float, ...] = (), steps: float = 1e9
+    ) -> None:
+        self.root, self.metric, self.failing, self.steps = root, metric, failing, steps
         self.ran: list[tuple[str, int]] = []
 
     def make(self, values: list[float]) -> list[Job]:
@@ -50,8 +52,9 @@ class Bench:
                 continue
             job.folder.mkdir(parents=True, exist_ok=True)
             value = quality(float(job.label))
-            good = -value if self.metric == "loss" else value
-            (job.folder / rungs.FILE).write_text(rungs.with_another(job.folder, job.until, self.metric, good))
+            good = -value if self.metric == "loss" else round(value * self.steps) / self.steps
+            text = rungs.with_another(job.folder, job.until, self.metric, good, -value)
+            (job.folder / rungs.FILE).write_text(text)
         return jobs
 
 
@@ -62,9 +65,9 @@ def found(bench: Bench, tuning: Tuning, low: float = 1e-4, high: float = 1.0) ->
     return family
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "loss"])
-def test_the_better_half_goes_on(tmp_path: Path, metric: str) -> None:
-    bench = Bench(tmp_path, metric)
+@pytest.mark.parametrize(("metric", "steps"), [("accuracy", 1e9), ("loss", 1e9), ("accuracy", 1e-3)])
+def test_the_better_half_goes_on(tmp_path: Path, metric: str, steps: float) -> None:
+    bench = Bench(tmp_path, metric, steps=steps)  # where all accuracies are equal, losses decide
     best = found(bench, Tuning("training.learning_rate", trials=5)).best()
     assert best is not None and best.value == 0.01
     first = [label for label, until in bench.ran if until == 13]
