@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lrexp.engine import checkpoint, memory
 from lrexp.engine.forward import CompileClock, evaluation
-from lrexp.engine.gradients import clip
-from lrexp.engine.precision import autocast
 from lrexp.engine.progress import Progress
 from lrexp.engine.record import Record
 from lrexp.engine.sampler import of_run
 from lrexp.engine.selection import Selection
 from lrexp.engine.state import Prepared, State
 from lrexp.engine.stop import StopRequest
-from lrexp.linalg.random import seed_ambient, stream
-from lrexp.methods.base import Batch, Context, Micro, Training
-from lrexp.optim.per_layer import PerLayer
-from lrexp.optim.schedule import multiplier
-from lrexp.spec.errors import Interrupted, RunError
+from lrexp.engine.update import Update
+from lrexp.methods.base import Context
+from lrexp.spec.errors import Interrupted
 from lrexp.spec.run_spec import RunSpec
 from lrexp.tasks.base import Task
 
@@ -45,8 +39,8 @@ class Loop:
         self.optimizer, self.names = prepared.optimizer, prepared.names
         self.progress, self.stop, self.state = progress, stop, state
         self.whole = not self.method.keeps_base  # whether a checkpoint needs all parameters
-        self.autocast = autocast(spec.hardware.precision, context.device)
-        self.evaluation = evaluation(self.autocast, spec.training)
+        self.update = Update(spec, task, prepared, context)
+        self.evaluation = evaluation(self.update.autocast, spec.training)
         self.compiling = CompileClock()
         self.record = Record(folder / "metrics.jsonl")
         self.sampler = of_run(spec, task)
@@ -129,25 +123,9 @@ class Loop:
 
     def _step(self, step: int) -> float:
         """One update of the weights; returns the loss per target of its batch."""
-        self.method.before_step(step)
-        training = Training(self.optimizer, step)
-        self._set_rates(step)
-        batches = self._micro_batches(step)
-        targets = [self.task.targets(batch) for batch in batches]
-        total = sum(targets)
-        loss = torch.zeros((), dtype=torch.float64, device=self.context.device)
-        for index, batch in enumerate(batches):
-            micro = Micro(index, index == len(batches) - 1, targets[index] / total)
-            loss += self._backward(step, batch, micro, total)
-        self.method.gradients_ready(step, training)
-        norm = clip(self.names, self.spec.training.max_grad_norm)
-        self._refuse_bad_numbers(step, float(loss), norm)
-        self.method.before_update(step, training)
-        self.optimizer.step()
-        self.method.after_update(step, training)
-        self.optimizer.zero_grad(set_to_none=True)
-        self._log(step, float(loss), norm)
-        return float(loss)
+        loss, norm = self.update.step(step, self._micro_batches(step))
+        self._log(step, loss, norm)
+        return loss
 
     def _micro_batches(self, step: int) -> list[dict[str, Tensor]]:
         """The batches of one update, on the CPU: how many targets they hold is known before the first is moved."""
@@ -161,33 +139,6 @@ class Loop:
         self.tokens += tokens
         self.state.tokens_seen += tokens
         return batches
-
-    def _backward(self, step: int, batch: Batch, micro: Micro, targets: int) -> Tensor:
-        def task_loss(model: nn.Module, batch: Batch) -> Tensor:
-            return self.task.loss(model, batch) / targets
-
-        batch = {name: tensor.to(self.context.device) for name, tensor in batch.items()}
-        if isinstance(self.optimizer, PerLayer):
-            self.optimizer.is_last = micro.is_last
-        seed_ambient(stream(self.spec.seed, "dropout", step, micro.index))
-        with self.autocast():
-            loss = self.method.loss(self.model, batch, task_loss, micro)
-        loss.backward()
-        return loss.detach()
-
-    def _set_rates(self, step: int) -> None:
-        shape = multiplier(self.spec.training, step, self.context.total_steps)
-        for index, group in enumerate(self.optimizer.param_groups):
-            group["lr"] = group["base_lr"] * shape * self.method.lr_multiplier(step, index)
-
-    def _refuse_bad_numbers(self, step: int, loss: float, norm: float | None) -> None:
-        for what, value in (("loss", loss), ("gradient norm", norm)):
-            if value is not None and not math.isfinite(value):
-                wider = "" if self.spec.hardware.precision == "float32" else ", or hardware.precision=float32"
-                raise RunError(
-                    f"the {what} is {value} at step {step + 1}. Try a smaller training.learning_rate or a longer "
-                    f"training.warmup_ratio{wider}."
-                )
 
     def _log(self, step: int, loss: float, norm: float | None) -> None:
         self.state.loss_sum += loss

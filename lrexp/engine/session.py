@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from lrexp.engine import checkpoint, forward, memory, precision, provenance, reload, result
 from lrexp.engine import folder as folders
@@ -22,16 +21,14 @@ from lrexp.engine.identify import Run
 from lrexp.engine.loop import Loop
 from lrexp.engine.progress import Progress
 from lrexp.engine.record import finite
-from lrexp.engine.state import Prepared, State
+from lrexp.engine.state import State
 from lrexp.engine.stop import StopRequest
 from lrexp.engine.tracking import Mirror, open_mirror
+from lrexp.engine.update import with_optimizer
 from lrexp.linalg.random import stream
 from lrexp.methods.base import Context, Decisions
 from lrexp.models import build
 from lrexp.models.roles import head_modules
-from lrexp.optim.build import make_optimizer
-from lrexp.optim.group import Group
-from lrexp.optim.per_layer import PerLayer
 from lrexp.spec.errors import InputError, Interrupted, RunError
 from lrexp.tasks.base import Task
 
@@ -88,8 +85,9 @@ class Session:
         forward.arrange(self.model, run.spec.training)
         if run.spec.training.torch_compile:
             progress.say("compiling: the first step with each new shape of batch takes its time")
+        prepared = with_optimizer(run.spec, run.method, self.model, self.decisions)
         self.loop = Loop(
-            run.spec, self.task, self._prepared(self.model), self.context, self.folder, progress, stop, self.state
+            run.spec, self.task, prepared, self.context, self.folder, progress, stop, self.state
         )
         self.loop.record.mirror = self.mirror
         if saved is not None:
@@ -148,20 +146,6 @@ class Session:
             return reload.restored(run, self.task, base, stored, self.context, run.has_new_head)
         self.decisions = run.method.decide(base, self.context)
         return run.method.prepare(base, self.decisions, self.context)
-
-    def _prepared(self, model: nn.Module) -> Prepared:
-        run, method = self.run, self.run.method
-        rate = run.spec.training.learning_rate
-        assert rate is not None, "composition fills the learning rate"
-        groups = method.parameter_groups(model)
-        make = make_optimizer(run.spec.optimizer, rate)
-
-        def build(groups: list[Group]) -> Optimizer:
-            return method.build_optimizer(groups, make)
-
-        optimizer = PerLayer(groups, build) if run.spec.training.per_layer_updates else build(groups)
-        names = {p: name for group in groups for name, p in group.parameters.items()}
-        return Prepared(method, model, self.decisions, optimizer, names)
 
     def _finish(self) -> dict[str, Any]:
         assert self.loop is not None and self.model is not None
