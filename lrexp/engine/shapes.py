@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from lrexp.engine import forward
+from lrexp.engine.flops import Flops
 from lrexp.engine.pack import tensors_in
 from lrexp.engine.tensors import REST, Tensors
 from lrexp.engine.update import Update, with_optimizer
@@ -89,9 +89,9 @@ class Counted(Update):
 
     def backward(self, step: int, batch: Batch, micro: Micro, targets: int) -> Tensor:
         """As in a run."""
-        with FlopCounterMode(display=False) as counter:
+        with Flops() as counter:
             loss = super().backward(step, batch, micro, targets)
-        self.flops = counter.get_total_flops()
+        self.flops = counter.total
         return loss
 
 
