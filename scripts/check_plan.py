@@ -72,7 +72,9 @@ def measure(run: Run) -> int:
     model.train()
     batch = blank.batch(blank.blank(run.spec.dataset), run.spec.training.per_device_train_batch_size)
     gc.collect()
-    held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in [*model.parameters(), *model.buffers()]}
+    held = {
+        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in [*model.parameters(), *model.buffers()]
+    }
     memory.reset(run.device)
     with torch.profiler.profile(profile_memory=True) as profiler:
         update = Update(run.spec, task, with_optimizer(run.spec, run.method, model, session.decisions), context)

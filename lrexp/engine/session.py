@@ -36,8 +36,9 @@ from lrexp.tasks.base import Task
 class Session:
     """One run in a folder that is held by this process."""
 
-    def __init__(self, run: Run, task: Task, context: Context, folder: Path) -> None:
+    def __init__(self, run: Run, task: Task, context: Context, folder: Path, planned: int | None = None) -> None:
         self.run, self.task, self.context, self.folder = run, task, context, folder
+        self.planned = planned  # bytes of tensors at the peak of training
         self.state = State()
         self.decisions = Decisions()
         self.model: nn.Module | None = None
@@ -86,9 +87,7 @@ class Session:
         if run.spec.training.torch_compile:
             progress.say("compiling: the first step with each new shape of batch takes its time")
         prepared = with_optimizer(run.spec, run.method, self.model, self.decisions)
-        self.loop = Loop(
-            run.spec, self.task, prepared, self.context, self.folder, progress, stop, self.state
-        )
+        self.loop = Loop(run.spec, self.task, prepared, self.context, self.folder, progress, stop, self.state)
         self.loop.record.mirror = self.mirror
         if saved is not None:
             self.loop.resume(saved)
@@ -181,7 +180,10 @@ class Session:
             "evaluated_on": self.task.reported,
             "primary_metric": self.task.primary_metric,
             "metrics": metrics or {},
-            "costs": result.costs(self.model, loop.state if loop else self.state, loop),
+            "costs": {
+                **result.costs(self.model, loop.state if loop else self.state, loop),
+                "planned_peak_bytes": self.planned,
+            },
             "hardware": provenance.hardware(run.device, spec.hardware.threads, spec.hardware.precision),
             "marks": run.marks,
             **facts,

@@ -1,4 +1,4 @@
-"""A run's first steps on shapes alone: what they would hold in memory and compute, with no numbers anywhere."""
+"""A run's first step on shapes alone: what it would hold in memory and compute, with no numbers anywhere."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Steps:
+class Step:
     """Bytes by part when training holds most, and the operations of all products of a step, forward and backward."""
 
     parts: dict[str, int]
@@ -53,13 +53,13 @@ def on_shapes() -> Iterator[Tensors]:
         yield tensors
 
 
-def steps(
+def first_step(
     spec: RunSpec, task: Task, method: Method, model: nn.Module, context: Context, batch: Batch, tensors: Tensors
-) -> Steps:
-    """Two updates of a model that was prepared within `on_shapes`, from where the optimizer's state comes on.
+) -> Step:
+    """The first update of a model that was prepared within `on_shapes`; none where the run has no steps.
 
-    The state counts as there from the first update on, as it is in all but that one. Every micro-batch is `batch`; two
-    stand for any number of them. Whatever is alive before the first is weights (parameters and buffers) or the
+    The optimizer's state counts as there from its beginning on, as it is in all later ones. Every micro-batch is
+    `batch`; two stand for any number of them. Whatever is alive before it is weights (parameters and buffers) or the
     method's state.
     """
     forward.arrange(model, replace(spec.training, torch_compile=False))
@@ -73,13 +73,13 @@ def steps(
     prepared = with_optimizer(spec, method, model, Decisions())
     update = Counted(spec, task, prepared, replace(context, device=CPU))
     micro_batches = spec.training.gradient_accumulation_steps
-    for step in range(min(2, context.total_steps) if prepared.names else 0):
+    if context.total_steps and prepared.names:
         with Attention(spec.hardware.device):
-            update.step(step, [{key: tensor.clone() for key, tensor in batch.items()}] * min(2, micro_batches))
+            update.step(0, [{key: tensor.clone() for key, tensor in batch.items()}] * min(2, micro_batches))
         state = (t for state in prepared.optimizer.state.values() for t in tensors_in(dict(state)))
         tensors.put(state, "optimizer", since=begin)
     found = tensors.peak(begin)
-    return Steps({part: found.get(part, 0) for part in PARTS}, update.flops * micro_batches)
+    return Step({part: found.get(part, 0) for part in PARTS}, update.flops * micro_batches)
 
 
 class Counted(Update):

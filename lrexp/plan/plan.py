@@ -1,8 +1,9 @@
-"""What a spec takes in memory and in operations: its first steps on shapes alone, without weights, data or tokenizer.
+"""What a spec takes in memory and in operations: its first step on shapes alone, without weights, data or tokenizer.
 
 The largest batch that the data can make is assumed: every sequence of max_length tokens, every image of its size.
 Ranks that data decide are those of `Method.bound`. Tensors are counted, by the bytes of their storages; an allocator's
-rounding and fragments, a CUDA context, and what an operation takes inside itself come on top. A run on CUDA is planned with the CPU's operations, but for attention; a compiled run as an eager one.
+rounding and fragments, a CUDA context, and what an operation takes inside itself come on top. A run on CUDA is planned
+with the CPU's operations, but for attention; a compiled run as an eager one.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def plan(spec: RunSpec) -> Plan:
     task = blank.blank(spec.dataset, image_shape(section, place))
     spec = replace(spec.on(device_of(spec)), training=replace(spec.training, torch_compile=False))
     context = Context(
-        spec.seed, 2 * (spec.training.max_steps != 0), shapes.CPU, DTYPES[spec.hardware.precision], section.head
+        spec.seed, int(spec.training.max_steps != 0), shapes.CPU, DTYPES[spec.hardware.precision], section.head
     )
     batch = blank.batch(task, spec.training.per_device_train_batch_size)
     with shapes.on_shapes() as tensors:
@@ -73,7 +74,7 @@ def plan(spec: RunSpec) -> Plan:
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         if not trainable and context.total_steps:
             raise InputError(f"method={spec.method['name']} trains nothing here: set training.max_steps=0.")
-        found = shapes.steps(spec, task, method, model, context, batch, tensors)
+        found = shapes.first_step(spec, task, method, model, context, batch, tensors)
     looks_first = type(method).decide is not Method.decide
     memory = {**found.parts, "preparation": None if looks_first else preparation, "peak": found.peak}
     return Plan(memory, trainable, found.flops, assumed(spec, task))
