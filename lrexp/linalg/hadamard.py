@@ -40,7 +40,7 @@ def transform_(x: Tensor) -> Tensor:
     if x.numel() == 0:
         return x
     if isinstance(x, FakeTensor):  # a shape alone: there is a scratch, but nothing fake may stay in what is kept
-        x.new_empty(min(x.numel(), BLOCK))
+        x.new_empty(BLOCK)
         return x
     length = min(L, BLOCK) if x.device.type == "cpu" else L
     step = max(1, BLOCK // length) if x.device.type == "cpu" else x.numel() // length
