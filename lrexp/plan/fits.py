@@ -29,28 +29,35 @@ def largest(spec: RunSpec, budget: int) -> tuple[int, Plan]:
 
     def peak(size: int) -> int:
         if size not in plans:
-            plans[size] = plan(replace(spec, training=replace(spec.training, per_device_train_batch_size=size)))
+            plans[size] = plan(sized(spec, size))
         return plans[size].peak
 
     found = search(peak, budget)
     return found, plans[max(found, 1)]
 
 
+def sized(spec: RunSpec, size: int) -> RunSpec:
+    """The spec with micro-batches of so many items."""
+    return replace(spec, training=replace(spec.training, per_device_train_batch_size=size))
+
+
 def search(peak: Callable[[int], int], budget: int) -> int:
     """The largest size, up to MOST, with peak(size) <= budget for a peak that never falls; 0 where there is none.
 
-    The next guess follows the line through the last two, so that few are looked at; the answer is one that fits beside
-    one that does not.
+    The line through the last two that fit says where to look next, then, once one does not fit, the line to that one
+    and the middle by turns; the answer fits, and one more does not.
     """
     if peak(1) > budget:
         return 0
-    below, fits, over = 0, 1, MOST + 1  # `fits` fits and `over` does not
+    below, fits, over, looks = 1, 1, MOST + 1, 0
     while over - fits > 1:
-        guess = 2 * fits
-        slope = (peak(fits) - peak(below)) / (fits - below) if below else 0.0
-        if slope > 0:
-            guess = fits + int((budget - peak(fits)) / slope)
-        elif over <= MOST:
+        looks += 1
+        if over > MOST:
+            slope = (peak(fits) - peak(below)) / max(fits - below, 1)
+            guess = fits + int((budget - peak(fits)) / slope) if slope else 2 * fits
+        elif looks % 2:
+            guess = fits + (budget - peak(fits)) * (over - fits) // (peak(over) - peak(fits))
+        else:
             guess = (fits + over) // 2
         guess = min(max(guess, fits + 1), over - 1)
         if peak(guess) <= budget:

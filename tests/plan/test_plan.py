@@ -54,7 +54,7 @@ def test_adapters_train_two_factors_a_layer() -> None:
     assert pissa.memory["weights"] - lora.memory["weights"] == 2 * factors  # A0 and B0
 
 
-@pytest.mark.parametrize("method", [entry.name for entry in ENTRIES])
+@pytest.mark.parametrize("method", list(ENTRIES))
 def test_every_method_is_planned(method: str) -> None:
     found = planned("model=embedded", "dataset=mrpc", f"method={method}", "hardware=cpu")  # nothing of MRPC is here
     parts = [found.memory[part] for part in ("weights", "gradients", "optimizer", "method_state", "activations")]
