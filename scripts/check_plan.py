@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from bench_peers import peak_allocated
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from lrexp.engine import forward, memory
 from lrexp.engine.identify import Run, identify
@@ -41,7 +42,7 @@ SPECS = (
     "method=sltrain model=llama_tiny dataset=corpus hardware.precision=bf16",
     "method=full model=llama_tiny dataset=corpus optimizer=adamw8bit training.per_layer_updates=true "
     "training.max_grad_norm=null",
-    "method=full model=vit_tiny dataset=digits",
+    "method=said",
 )
 COLUMNS = ("spec", "planned", "measured", "ratio")
 
@@ -63,6 +64,7 @@ def main() -> int:
 def measure(run: Run) -> int:
     """The peak of two updates, as the engine makes them, on the batch of the plan."""
     torch.set_num_threads(1)
+    before = storages()
     task = read_data(run)
     context = make_context(run, task)
     with tempfile.TemporaryDirectory() as folder:
@@ -71,10 +73,7 @@ def measure(run: Run) -> int:
     forward.arrange(model, run.spec.training)
     model.train()
     batch = blank.batch(blank.blank(run.spec.dataset), run.spec.training.per_device_train_batch_size)
-    gc.collect()
-    held = {
-        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in [*model.parameters(), *model.buffers()]
-    }
+    held = storages() - before
     memory.reset(run.device)
     with torch.profiler.profile(profile_memory=True) as profiler:
         update = Update(run.spec, task, with_optimizer(run.spec, run.method, model, session.decisions), context)
@@ -83,7 +82,15 @@ def measure(run: Run) -> int:
             update.step(step, batches * run.spec.training.gradient_accumulation_steps)
     if run.device.type == "cuda":
         return memory.peak(run.device).bytes
-    return sum(held.values()) + peak_allocated(profiler)
+    return sum(size for _, size in held) + peak_allocated(profiler)
+
+
+def storages() -> set[tuple[int, int]]:
+    """Where all tensors that are alive have their storage, and its bytes."""
+    gc.collect()
+    alive = (each for each in gc.get_objects() if isinstance(each, Tensor) and not isinstance(each, FakeTensor))
+    found = (tensor.untyped_storage() for tensor in alive if tensor.layout == torch.strided)
+    return {(storage.data_ptr(), storage.nbytes()) for storage in found}
 
 
 if __name__ == "__main__":

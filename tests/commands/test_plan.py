@@ -37,12 +37,12 @@ def test_a_person_reads_units_and_what_was_assumed(capsys: pytest.CaptureFixture
 
 
 def test_methods_stand_in_one_table(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "-m", *MLP, "method=full,galore", "--format", "csv"]) == 0
-    full, galore = csv.DictReader(io.StringIO(capsys.readouterr().out))
-    assert (full["run"], galore["run"]) == ("method=full", "method=galore")
-    assert int(galore["optimizer"]) < int(full["optimizer"])
-    assert main(["plan", "-m", *MLP, "method=full,galore", "--json"]) == 0
-    assert [one["run"] for one in json.loads(capsys.readouterr().out)] == ["method=full", "method=galore"]
+    assert main(["plan", "-m", *MLP, "method=full,intrinsic_dimension", "--format", "csv"]) == 0
+    full, subspace = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert (full["run"], subspace["run"]) == ("method=full", "method=intrinsic_dimension")
+    assert int(subspace["optimizer"]) < int(full["optimizer"])
+    assert main(["plan", "-m", *MLP, "method=full,intrinsic_dimension", "--json"]) == 0
+    assert [one["run"] for one in json.loads(capsys.readouterr().out)] == ["method=full", "method=intrinsic_dimension"]
 
 
 def test_the_largest_batch_is_named_or_none_is(capsys: pytest.CaptureFixture[str]) -> None:

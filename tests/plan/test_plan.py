@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from lrexp.methods.pretraining.memory import Sizes, estimate
 from lrexp.plan.plan import Plan, plan
 from lrexp.spec.compose import compose
 from lrexp.spec.errors import InputError
+from tests.commands.hub_cache import put_model, use
 
 LLAMA = (
     "model=llama_60m", "model.config.num_hidden_layers=2", "hardware=cpu", "hardware.precision=bf16",
@@ -88,12 +90,13 @@ def test_cuda_is_planned_where_there_is_none() -> None:
     assert found.assumed["device"] == "cuda" and found.peak > cpu.peak  # its attention forms the products
 
 
-def test_the_size_of_images_is_in_the_spec_or_asked_for() -> None:
+def test_the_size_of_images_is_in_a_config_or_asked_for(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"set dataset\.image_size"):
         planned(*IMAGES)
     assert planned(*IMAGES, "dataset.image_size=28").assumed["image_shape"] == [1, 28, 28]
-    config = ("+model.config.image_size=12", "+model.config.num_channels=1")
-    assert planned(*IMAGES, *config).assumed["image_shape"] == [1, 12, 12]
+    config = {"model_type": "mlp", "hidden_sizes": [20], "num_channels": 1, "image_size": 12}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert planned(*IMAGES, f"model.path={tmp_path}").assumed["image_shape"] == [1, 12, 12]
 
 
 def test_of_a_model_its_config_is_enough(tmp_path: Path, tiny_model: Path) -> None:
@@ -104,12 +107,16 @@ def test_of_a_model_its_config_is_enough(tmp_path: Path, tiny_model: Path) -> No
         planned(*words, f"model.path={tmp_path / 'nothing'}")
 
 
-def test_a_config_that_cannot_be_had_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.commands.hub_cache import use
-
-    use(tmp_path, monkeypatch)
+def test_a_config_is_found_in_the_cache_or_asked_for(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("model=roberta", "dataset=mrpc", "dataset.max_length=32", "hardware=cpu")
+    use(monkeypatch, tmp_path / "models", tmp_path / "data")
     with pytest.raises(InputError, match=r"the config of FacebookAI/roberta-base.*lrexp fetch model=roberta"):
-        planned("model=roberta", "dataset=mrpc")
+        planned(*words)
+    place = put_model(tmp_path / "models", "FacebookAI/roberta-base", tiny_model)
+    (place / "model.safetensors").unlink()
+    assert planned(*words).memory["weights"] == pytest.approx(4 * 6000, rel=0.5)
 
 
 @pytest.mark.parametrize(
