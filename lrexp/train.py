@@ -23,7 +23,7 @@ from lrexp.engine.tensors import Tensors
 from lrexp.methods.base import Batch, Context, Method
 from lrexp.models import build, load
 from lrexp.optim.build import make_optimizer
-from lrexp.spec.errors import InputError
+from lrexp.spec.errors import InputError, Interrupted
 from lrexp.spec.places import cache_folder
 from lrexp.spec.run_spec import RunSpec
 from lrexp.tasks import build as tasks
@@ -132,5 +132,7 @@ def planned_peak(
     batch = task.collate([train.items[i] for i in widest(train, size)])
     try:
         return shapes.first_step(run.spec, task, method, model, context, batch, tensors).peak
+    except Interrupted:
+        raise
     except Exception:
         return None

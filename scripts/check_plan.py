@@ -88,7 +88,7 @@ def measure(run: Run) -> int:
 def storages() -> set[tuple[int, int]]:
     """Where all tensors that are alive have their storage, and its bytes."""
     gc.collect()
-    alive = (each for each in gc.get_objects() if isinstance(each, Tensor) and not isinstance(each, FakeTensor))
+    alive = (each for each in gc.get_objects() if issubclass(type(each), Tensor) and type(each) is not FakeTensor)
     found = (tensor.untyped_storage() for tensor in alive if tensor.layout == torch.strided)
     return {(storage.data_ptr(), storage.nbytes()) for storage in found}
 
