@@ -18,6 +18,7 @@ from lrexp.spec.guard import guarded
 
 COMMANDS = {
     "train": "train one run, or go on with one",
+    "plan": "memory and operations of a run before it begins, on any machine",
     "eval": "evaluate a finished run, or a merged export, on its own or another data set",
     "export": "a finished run as a PEFT adapter or as a plain folder of transformers",
     "list": "what can be chosen: methods, models, datasets, ...",

@@ -11,19 +11,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lrexp.engine import finished, forward, reload, team
+from lrexp.engine import finished, forward, reload, shapes, team
 from lrexp.engine import folder as folders
 from lrexp.engine.determinism import settled
 from lrexp.engine.identify import Run, build_method, identify
 from lrexp.engine.precision import DTYPES
-from lrexp.engine.sampler import calibration, stream_items, total_steps
+from lrexp.engine.sampler import calibration, stream_items, total_steps, widest
 from lrexp.engine.session import Session
-from lrexp.methods.base import Batch, Context
+from lrexp.engine.tensors import Tensors
+from lrexp.methods.base import Batch, Context, Method
 from lrexp.models import build, load
 from lrexp.optim.build import make_optimizer
-from lrexp.spec.errors import InputError
+from lrexp.spec.errors import InputError, Interrupted
 from lrexp.spec.places import cache_folder
 from lrexp.spec.run_spec import RunSpec
 from lrexp.tasks import build as tasks
@@ -60,13 +60,13 @@ def train(
             with team.together(run.spec, run.facts["spec_hash"], folder) as found:
                 Session(run, task, context, folder, team=found).follow()
                 return {}, folder
-        rehearse(run, task, context)
+        planned = rehearse(run, task, context)
         with folders.held(folder):
             done = standing(run, folder)  # once more: another process may have come and gone since
             if done is not None:
                 return done, folder
             with team.together(run.spec, run.facts["spec_hash"], folder) as found:
-                return Session(run, task, context, folder, until, found).execute(), folder
+                return Session(run, task, context, folder, planned, until, found).execute(), folder
 
 
 def standing(run: Run, folder: Path) -> dict[str, Any] | None:
@@ -114,20 +114,38 @@ def make_context(run: Run, task: Task) -> Context:
     )
 
 
-def rehearse(run: Run, task: Task, context: Context) -> None:
+def rehearse(run: Run, task: Task, context: Context) -> int | None:
     """Prepares the model on shapes alone: tokens that it lacks, targets that match nothing, ranks too large, switches
     that the model or the machine cannot follow end here; nothing is written.
+
+    Gives the bytes of tensors that the widest batch takes; None where the step cannot be followed on shapes.
     """
     method = build_method(run.spec)  # another instance: the run's own keeps nothing of a rehearsal
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with shapes.on_shapes() as tensors:
         model = build.empty(run.model, run.place, task.outputs, context.dtype)
         fit.refuse_unfit(task, model.config, run.model.name)
         model = method.prepare(model, method.bound(model), context.on_shapes())
         method.build_optimizer(groups := method.parameter_groups(model), make_optimizer(run.spec.optimizer, 1.0))
-    if not groups and context.total_steps:
-        raise InputError(f"method={run.spec.method['name']} trains nothing here: set training.max_steps=0.")
-    forward.refuse_unfit(model, run.spec, run.device)
+        if not groups and context.total_steps:
+            raise InputError(f"method={run.spec.method['name']} trains nothing here: set training.max_steps=0.")
+        forward.refuse_unfit(model, run.spec, run.device)
+        planned = planned_peak(run, task, method, model, context, tensors)
     if run.origin is not None:
         folder, keeps_base = run.origin.folder, method.keeps_base
         held, decisions = finished.shapes(folder, keeps_base), finished.decisions(folder, torch.device("cpu"))
         reload.refuse_misfits(held, run, task, decisions, context, run.has_new_head)
+    return planned
+
+
+def planned_peak(
+    run: Run, task: Task, method: Method, model: nn.Module, context: Context, tensors: Tensors
+) -> int | None:
+    """The peak of a step on the widest batch. A step that shapes cannot follow is no reason not to run."""
+    train, size = task.splits["train"], run.spec.training.per_device_train_batch_size
+    batch = task.collate([train.items[i] for i in widest(train, size)])
+    try:
+        return shapes.first_step(run.spec, task, method, model, context, batch, tensors).peak
+    except Interrupted:
+        raise
+    except Exception:
+        return None

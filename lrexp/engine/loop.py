@@ -10,14 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
-import torch
-from torch import Tensor, nn
-
 from lrexp.engine import checkpoint, memory
 from lrexp.engine.files import write_text
 from lrexp.engine.forward import CompileClock, evaluation
-from lrexp.engine.gradients import clip
-from lrexp.engine.precision import autocast
 from lrexp.engine.progress import Progress
 from lrexp.engine.record import Record, finite
 from lrexp.engine.sampler import of_run
@@ -25,12 +20,10 @@ from lrexp.engine.selection import Selection
 from lrexp.engine.state import Prepared, State
 from lrexp.engine.stop import StopRequest
 from lrexp.engine.team import Team
-from lrexp.linalg.random import seed_ambient, stream
-from lrexp.methods.base import Batch, Context, Micro, Training
-from lrexp.optim.per_layer import PerLayer
-from lrexp.optim.schedule import multiplier
+from lrexp.engine.update import Update
+from lrexp.methods.base import Batch, Context
 from lrexp.spec import rungs
-from lrexp.spec.errors import Interrupted, Paused, RunError
+from lrexp.spec.errors import Interrupted, Paused
 from lrexp.spec.run_spec import RunSpec
 from lrexp.tasks.base import Task
 
@@ -49,8 +42,8 @@ class Loop:
         self.optimizer, self.names = prepared.optimizer, prepared.names
         self.progress, self.stop, self.state, self.team = progress, stop, state, team
         self.whole = not self.method.keeps_base  # whether a checkpoint needs all parameters
-        self.autocast = autocast(spec.hardware.precision, context.device)
-        self.evaluation = evaluation(self.autocast, spec.training)
+        self.update = Update(spec, task, prepared, context, team)
+        self.evaluation = evaluation(self.update.autocast, spec.training)
         self.compiling = CompileClock()
         self.record = Record(folder / "metrics.jsonl")
         self.sampler = of_run(spec, task)
@@ -149,77 +142,26 @@ class Loop:
 
     def _step(self, step: int) -> float:
         """One update of the weights; returns the loss per target of its batch."""
-        self.method.before_step(step)
-        training = Training(self.optimizer, step)
-        self._set_rates(step)
-        batches, targets = self._micro_batches(step)
-        device, team = self.context.device, self.team
-        (total,) = team.total(sum(targets), device=device)
-        summed = torch.zeros((), dtype=torch.float64, device=device)
-        for index, batch in enumerate(batches):
-            micro = Micro(index * team.size + team.rank, index == len(batches) - 1, targets[index] / total)
-            summed += self._backward(step, batch, micro, total)
-        (loss,) = team.total(float(summed), device=device)
-        if not isinstance(self.optimizer, PerLayer):
-            team.sum_gradients(self.names)
-        self.method.gradients_ready(step, training)
-        norm = clip(self.names, self.spec.training.max_grad_norm)
-        self._refuse_bad_numbers(step, loss, norm)
-        self.method.before_update(step, training)
-        self.optimizer.step()
-        self.method.after_update(step, training)
-        self.optimizer.zero_grad(set_to_none=True)
+        loss, norm = self.update.step(step, *self._micro_batches(step))
         self._log(step, loss, norm)
         return loss
 
-    def _micro_batches(self, step: int) -> tuple[list[dict[str, Tensor]], list[int]]:
-        """This process's batches of one update, on the CPU, and how many targets each holds.
+    def _micro_batches(self, step: int) -> tuple[list[Batch], Batch | None]:
+        """This process's batches of one update, on the CPU: how many targets they hold is known before one is moved.
 
-        Micro-batches are dealt out in turn. A process that is left without its last, at the end of an epoch, takes the
-        first of all with no targets, so that all processes walk through the same backward passes.
+        Micro-batches are dealt out in turn. A process that is left without its last, at the end of an epoch, gets the
+        first of all beside its own: it is walked through with no weight, so that all processes do the same passes.
         """
         indices, team = self.sampler.batch(step), self.team
         size = self.spec.training.per_device_train_batch_size
         items = self.task.splits["train"].items
         cuts = [indices[at : at + size] for at in range(0, len(indices), size)]
-        batches = [self.task.collate([items[i] for i in cut]) for cut in cuts[team.rank :: team.size]]
-        targets = [self.task.targets(batch) for batch in batches]
+        batches: list[Batch] = [self.task.collate([items[i] for i in cut]) for cut in cuts[team.rank :: team.size]]
         (tokens,) = team.total(sum(self.task.tokens(batch) for batch in batches), device=self.context.device)
         self.tokens += int(tokens)
         self.state.tokens_seen += int(tokens)
-        if len(batches) < math.ceil(len(cuts) / team.size):
-            batches.append(self.task.collate([items[i] for i in cuts[0]]))
-            targets.append(0)
-        return batches, targets
-
-    def _backward(self, step: int, batch: Batch, micro: Micro, targets: float) -> Tensor:
-        def task_loss(model: nn.Module, batch: Batch) -> Tensor:
-            return self.task.loss(model, batch) / targets
-
-        batch = {name: tensor.to(self.context.device) for name, tensor in batch.items()}
-        if isinstance(self.optimizer, PerLayer):
-            self.optimizer.is_last = micro.is_last
-        seed_ambient(stream(self.spec.seed, "dropout", step, micro.index))
-        with self.autocast():
-            loss = self.method.loss(self.model, batch, task_loss, micro)
-        if not micro.share:
-            loss = loss * 0  # a batch that is another process's
-        loss.backward()
-        return loss.detach()
-
-    def _set_rates(self, step: int) -> None:
-        shape = multiplier(self.spec.training, step, self.context.total_steps)
-        for index, group in enumerate(self.optimizer.param_groups):
-            group["lr"] = group["base_lr"] * shape * self.method.lr_multiplier(step, index)
-
-    def _refuse_bad_numbers(self, step: int, loss: float, norm: float | None) -> None:
-        for what, value in (("loss", loss), ("gradient norm", norm)):
-            if value is not None and not math.isfinite(value):
-                wider = "" if self.spec.hardware.precision == "float32" else ", or hardware.precision=float32"
-                raise RunError(
-                    f"the {what} is {value} at step {step + 1}. Try a smaller training.learning_rate or a longer "
-                    f"training.warmup_ratio{wider}."
-                )
+        is_whole = len(batches) == math.ceil(len(cuts) / team.size)
+        return batches, None if is_whole else self.task.collate([items[i] for i in cuts[0]])
 
     def _log(self, step: int, loss: float, norm: float | None) -> None:
         self.state.loss_sum += loss

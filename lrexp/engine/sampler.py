@@ -13,7 +13,7 @@ from lrexp.linalg.random import numpy_generator
 from lrexp.methods.base import Batch
 from lrexp.spec.errors import InputError
 from lrexp.spec.run_spec import RunSpec, TrainingSpec
-from lrexp.tasks.base import Task
+from lrexp.tasks.base import Split, Task
 
 CHUNK = 50  # batches that are sorted by length together
 
@@ -81,6 +81,13 @@ def in_order(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
     """Batches for evaluation: every item once, sorted by length so that padding is rare."""
     order = np.argsort(-lengths, kind="stable")
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def widest(split: Split, size: int) -> np.ndarray:
+    """The `size` longest items of a split; of a stream the first, whose lengths are not known."""
+    if split.block is not None:
+        return np.arange(min(size, len(split)))
+    return np.argsort(-split.lengths, kind="stable")[:size]
 
 
 def of_run(spec: RunSpec, task: Task) -> Sampler | StreamSampler:

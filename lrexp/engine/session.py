@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from lrexp.engine import checkpoint, forward, memory, precision, provenance, reload, result
 from lrexp.engine import folder as folders
@@ -23,17 +22,15 @@ from lrexp.engine.identify import Run
 from lrexp.engine.loop import Loop
 from lrexp.engine.progress import Progress, Silence
 from lrexp.engine.record import finite
-from lrexp.engine.state import Prepared, State
+from lrexp.engine.state import State
 from lrexp.engine.stop import StopRequest
 from lrexp.engine.team import ALONE, Team
 from lrexp.engine.tracking import Mirror, open_mirror
+from lrexp.engine.update import with_optimizer
 from lrexp.linalg.random import stream
 from lrexp.methods.base import Context, Decisions
 from lrexp.models import build
 from lrexp.models.roles import head_modules
-from lrexp.optim.build import make_optimizer
-from lrexp.optim.group import Group
-from lrexp.optim.per_layer import PerLayer
 from lrexp.spec.errors import InputError, Interrupted, Paused, RunError
 from lrexp.tasks.base import Task
 
@@ -42,9 +39,17 @@ class Session:
     """One run in a folder that is held by this process."""
 
     def __init__(
-        self, run: Run, task: Task, context: Context, folder: Path, until: int | None = None, team: Team = ALONE
+        self,
+        run: Run,
+        task: Task,
+        context: Context,
+        folder: Path,
+        planned: int | None = None,
+        until: int | None = None,
+        team: Team = ALONE,
     ) -> None:
         self.run, self.task, self.context, self.folder = run, task, context, folder
+        self.planned = planned  # bytes of tensors at the peak of training
         self.until, self.team = until, team
         self.state = State()
         self.decisions = Decisions()
@@ -111,7 +116,7 @@ class Session:
         forward.arrange(self.model, spec.training)
         if spec.training.torch_compile:
             progress.say("compiling: the first step with each new shape of batch takes its time")
-        prepared = self._prepared(self.model)
+        prepared = with_optimizer(spec, self.run.method, self.model, self.decisions, self.team)
         loop = kind(spec, self.task, prepared, self.context, self.folder, progress, stop, self.state, self.team)
         if saved is not None:
             loop.resume(saved)
@@ -170,23 +175,6 @@ class Session:
         self.decisions = run.method.decide(base, self.context)
         return run.method.prepare(base, self.decisions, self.context)
 
-    def _prepared(self, model: nn.Module) -> Prepared:
-        run, method = self.run, self.run.method
-        rate = run.spec.training.learning_rate
-        assert rate is not None, "composition fills the learning rate"
-        groups = method.parameter_groups(model)
-        make = make_optimizer(run.spec.optimizer, rate)
-
-        def build(groups: list[Group]) -> Optimizer:
-            return method.build_optimizer(groups, make)
-
-        if run.spec.training.per_layer_updates:
-            optimizer: Optimizer = PerLayer(groups, build, self.team.sum_gradient)
-        else:
-            optimizer = build(groups)
-        names = {p: name for group in groups for name, p in group.parameters.items()}
-        return Prepared(method, model, self.decisions, optimizer, names)
-
     def _finish(self) -> dict[str, Any]:
         assert self.loop is not None and self.model is not None
         metrics = result.evaluate(self.loop)
@@ -221,7 +209,10 @@ class Session:
             "evaluated_on": self.task.reported,
             "primary_metric": self.task.primary_metric,
             "metrics": metrics or {},
-            "costs": result.costs(self.model, loop.state if loop else self.state, loop),
+            "costs": {
+                **result.costs(self.model, loop.state if loop else self.state, loop),
+                "planned_peak_bytes": self.planned,
+            },
             "hardware": provenance.hardware(run.device, spec.hardware.threads, spec.hardware.precision),
             "marks": run.marks,
             **facts,

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.flop_counter import register_flop_formula
 
 from lrexp.linalg.sparse import csr, transposed_csr
 
@@ -170,3 +171,25 @@ def _gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _forward.register_autograd(_gradients, setup_context=_keep)
+
+
+@register_flop_formula(torch.ops.lrexp.sparse_low_rank, get_raw=True)
+def _flops(
+    x: Tensor, A: Tensor, B: Tensor, v: Tensor, support: Tensor, bias: Tensor | None, scaling: float, out_val: Any
+) -> int:
+    (r, n), m = A.shape, B.shape[0]
+    tokens = x.numel() // n
+    if is_direct(x, (m, n), r, v.numel()):
+        return 2 * tokens * (r * (m + n) + v.numel())
+    return 2 * tokens * m * n + 2 * r * m * n
+
+
+@register_flop_formula(torch.ops.lrexp.sparse_low_rank_backward, get_raw=True)
+def _flops_backward(
+    g: Tensor, x: Tensor, A: Tensor, B: Tensor, v: Tensor, support: Tensor, scaling: float, need_x: bool, out_val: Any
+) -> int:
+    (r, n), m = A.shape, B.shape[0]
+    tokens = x.numel() // n
+    if is_direct(x, (m, n), r, v.numel()):
+        return 2 * tokens * (r * (2 * m + 2 * n + (n if need_x else 0)) + v.numel() * (1 + need_x))
+    return 2 * tokens * m * n * (1 + need_x) + 2 * r * m * n * (2 + need_x)

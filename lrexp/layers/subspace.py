@@ -153,15 +153,14 @@ class Subspace:
         self._made_of: list[Tensor] | None = None  # values of theta and lam that the laid weights come from
 
     def attach(self, model: nn.Module, placed: list[Placed]) -> None:
-        """Puts theta and the hook into the model; `placed` is empty where there are shapes alone: nothing moves."""
+        """Puts theta and the hook into the model, whose weights move by `placed`."""
         for tensor in self.tensors:
             tensor.parameter.requires_grad_(False)
         self.placed = placed
         for name, parameter in self._parameters().items():
             model.register_parameter(name, parameter)
         setattr(model, NAME, self)
-        if placed:
-            self._handle = model.register_forward_pre_hook(self._lay)  # type: ignore[arg-type]
+        self._handle = model.register_forward_pre_hook(self._lay)  # type: ignore[arg-type]
 
     def _parameters(self) -> dict[str, nn.Parameter]:
         found = {f"{NAME}_theta": self.theta}

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 _EXPONENTS = 7  # powers of ten from 1e-6 to 1
 
@@ -39,8 +40,9 @@ def dynamic_map(is_signed: bool) -> Tensor:
 @cache
 def _map_and_bounds(is_signed: bool, device: torch.device) -> tuple[Tensor, Tensor]:
     """The map and the middles between its entries, on the device."""
-    entries = dynamic_map(is_signed).to(device)
-    return entries, (entries[1:] + entries[:-1]) / 2
+    with unset_fake_temporarily():  # what is kept has numbers, also where it is first asked for on shapes alone
+        entries = dynamic_map(is_signed).to(device)
+        return entries, (entries[1:] + entries[:-1]) / 2
 
 
 def quantise(tensor: Tensor, is_signed: bool, block: int) -> Blockwise:

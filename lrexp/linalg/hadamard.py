@@ -13,6 +13,7 @@ from functools import cache
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 RADIX_BITS = 4  # at most radix 16: on a CPU 32 takes 1.6 times as long for its elements, 64 three times
 BLOCK = 2**20  # elements that go through all their passes together on a CPU
@@ -37,6 +38,9 @@ def transform_(x: Tensor) -> Tensor:
     if L < 1 or L & (L - 1):
         raise ValueError(f"the axis has {L} elements: a Hadamard transform needs a power of two")
     if x.numel() == 0:
+        return x
+    if isinstance(x, FakeTensor):  # a shape alone: there is a scratch, but nothing fake may stay in what is kept
+        x.new_empty(BLOCK)
         return x
     length = min(L, BLOCK) if x.device.type == "cpu" else L
     step = max(1, BLOCK // length) if x.device.type == "cpu" else x.numel() // length

@@ -18,6 +18,7 @@ from lrexp.spec.errors import InputError
 PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model")  # what is downloaded of a model
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")  # one of them makes a tokenizer
 TOKENIZER_PATTERNS = ("tokenizer*.json", "vocab.*", "merges.txt", "special_tokens_map.json", "*.model", "config.json")
+CONFIG = "config.json"
 PROBE_SECONDS = 8.0  # how long the hub may take for its first answer
 
 
@@ -127,6 +128,27 @@ def tokenizer_folder(hub: str, name: str) -> Path:
     if found is None:
         raise _no_tokenizer(hub, name, "the hub has no tokenizer of it")
     return found
+
+
+def config_folder(hub: str, revision: str | None, name: str) -> Path:
+    """The folder with the config of a model on the hub, downloaded if it is not in the cache; nothing else is.
+
+    Raises:
+        InputError: neither a cached copy nor a hub that answers; `name` is the choice that messages name.
+    """
+    from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
+
+    found = try_to_load_from_cache(hub, CONFIG, revision=revision)
+    if isinstance(found, str):
+        return Path(found).parent
+    if constants.HF_HUB_OFFLINE:
+        raise _not_there(f"the config of {hub}", name, "HF_HUB_OFFLINE is set")
+    with quiet():
+        try:
+            ask(lambda: HfApi().model_info(hub, revision=revision, timeout=PROBE_SECONDS), PROBE_SECONDS)
+            return Path(hf_hub_download(hub, CONFIG, revision=revision)).parent
+        except Exception as error:  # transport, hub and disk errors have no common type; all mean that it is not there
+            raise _not_there(f"the config of {hub}", name, why(error)) from None
 
 
 def has_tokenizer(folder: Path) -> bool:

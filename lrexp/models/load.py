@@ -54,6 +54,27 @@ def _folder(spec: ModelSpec) -> Path:
     return _checked(found.folder)
 
 
+def config_place(spec: ModelSpec) -> Place:
+    """Where the model's config is: of a model on the hub that alone is downloaded if needed. Raises InputError."""
+    if spec.is_drawn or spec.path is not None or spec.hub is None:
+        return Place(None if spec.is_drawn else _config_folder(spec), None)
+    from lrexp.models import hub
+
+    return Place(hub.config_folder(spec.hub, spec.revision, spec.name), None)
+
+
+def _config_folder(spec: ModelSpec) -> Path:
+    """The folder of a model that lies here; its weights may be missing."""
+    if spec.path is None and spec.name == "embedded":
+        return EMBEDDED
+    if spec.path is None:
+        raise InputError(f"model={spec.name}: neither model.path nor model.hub is set.")
+    folder = Path(spec.path).expanduser()
+    if not (folder / "config.json").is_file():
+        raise InputError(f"model.path={spec.path}: no config.json there.")
+    return folder
+
+
 def _tokenizer_folder(spec: ModelSpec) -> Path | None:
     """The tokenizer's own folder, where it has one apart from the model's."""
     if spec.tokenizer_path is not None:

@@ -42,6 +42,7 @@ dt { color: #555; } dd { margin: 0; overflow-wrap: anywhere; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: #555; padding-bottom: .5rem; font-size: .85rem; }
 th, td { padding: .25rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid #e5e5e5; }
+.tight td { white-space: nowrap; }
 th { border-bottom: 2px solid #1a1a1a; white-space: nowrap; }
 figure { margin: 1rem 0; } figure svg { max-width: 100%; height: auto; }
 figcaption, ul.notes { color: #555; font-size: .85rem; }
@@ -120,7 +121,7 @@ def _machine(hardware: Mapping[str, object]) -> str:
 def _comparison(runs: Sequence[Run], options: Options) -> str:
     text = io.StringIO()
     print_table(runs, "html", text, options)
-    return f'<div class="wide">\n{text.getvalue()}</div>\n'
+    return f'<div class="wide tight">\n{text.getvalue()}</div>\n'
 
 
 def _pictures(shown: list[Group], groups: list[Group], options: Options) -> tuple[list[Section], list[str]]:
@@ -157,7 +158,8 @@ def _settings(groups: Sequence[Group]) -> str:
     keys = list(dict.fromkeys(key for spec in specs for key in spec))
     values = {key: _distinct(plain(spec[key]) for spec in specs if key in spec) for key in keys}
     shared = {key: found[0] for key, found in values.items() if len(found) == 1 and all(key in spec for spec in specs)}
-    differing = {key: found for key, found in values.items() if key not in shared and key not in OWN}
+    differing = {key: found for key, found in values.items() if len(found) > 1 and key not in OWN}
+    partly = {key: found[0] for key, found in values.items() if len(found) == 1 and key not in shared}
     rows = [
         {"key": key, "values": "  |  ".join(value or "null" for value in found)} for key, found in differing.items()
     ]
@@ -166,6 +168,8 @@ def _settings(groups: Sequence[Group]) -> str:
         f"<h3>Keys in which runs differ</h3>\n{varied}"
         f"<details><summary>The {len(shared)} keys that all runs share</summary>\n"
         f"{_facts({key: value or 'null' for key, value in shared.items()})}</details>\n"
+        f"<details><summary>The {len(partly)} keys that only some runs have, with one value</summary>\n"
+        f"{_facts({key: value or 'null' for key, value in partly.items()})}</details>\n"
     )
 
 

@@ -71,7 +71,9 @@ def _trainable(costs: Mapping[str, Any]) -> str | None:
 
 def _memory(costs: Mapping[str, Any]) -> str | None:
     peak, reserved = quantity.memory(costs["peak_memory_bytes"]), quantity.memory(costs["peak_memory_reserved_bytes"])
-    return f"{peak}, {reserved} reserved" if peak and reserved else peak
+    planned = quantity.memory(costs.get("planned_peak_bytes"))
+    tensors = [f"{planned} of tensors planned"] * (planned is not None)
+    return ", ".join([peak, *([f"{reserved} reserved"] * bool(reserved)), *tensors]) if peak else None
 
 
 def _preparation(costs: Mapping[str, Any]) -> str | None:

@@ -53,6 +53,7 @@ FIELDS = (
     Field("costs.total_parameters", "int", "unfinished", "numbers", "entries of all parameters of the prepared model"),
     Field("costs.optimizer_state_bytes", "int", "unfinished", "bytes", "tensors of the optimizer after the last step"),
     Field("costs.peak_memory_bytes", "int", "unfinished", "bytes", "peak in training: allocated on CUDA, RSS on CPU"),
+    Field("costs.planned_peak_bytes", "int", "added", "bytes", "tensors at the peak of training, from shapes alone"),
     Field("costs.peak_memory_reserved_bytes", "int", "unknown", "bytes", "peak reserved by the allocator; null on CPU"),
     Field("costs.step_seconds", "float", "unknown", "seconds", "median without warm-up; null where none was timed"),
     Field("costs.tokens_per_second", "float", "unknown", "1/seconds", "without padding; null where no step was timed"),

@@ -54,7 +54,7 @@ MOMENTS = {
     "composition is over": ("lrexp.train", "identify", 1, False),
     "reading": ("lrexp.train", "read_data", 1, False),
     "preparation": ("lrexp.models.build", "base", 1, True),
-    "a step": ("lrexp.engine.loop", "clip", 3, True),
+    "a step": ("lrexp.engine.update", "clip", 4, True),
     "an evaluation": ("lrexp.engine.selection", "predict", 2, True),
     "writing a checkpoint": ("lrexp.engine.checkpoint", "_sha256", 3, True),
     "writing the best": ("lrexp.engine.selection", "checkpoint.write", 1, True),
@@ -234,7 +234,7 @@ def test_gradients_that_are_not_finite_end_as_a_row_and_are_tried_again(
     tiny: Line, tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("lrexp.engine.loop.clip", lambda parameters, limit: float("inf"))
+        patch.setattr("lrexp.engine.update.clip", lambda parameters, limit: float("inf"))
         with pytest.raises(RunError, match="the gradient norm is inf at step 1"):
             run(to="failed")
     assert read_run(tmp_path / "failed").status == "failed"

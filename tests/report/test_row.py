@@ -63,3 +63,7 @@ def test_a_failed_run_says_where_and_why() -> None:
     assert lines[0].endswith("seed 1: failed") and len(lines) == 3
     assert "error  out of memory before the first step" in lines
     assert "error  at step 7: NaN" in printed(**failed, failed_at_step=7, error="NaN")
+
+
+def test_the_planned_peak_stands_beside_the_measured_one() -> None:
+    assert "peak memory           412 MB, 117 MB of tensors planned" in printed(costs__planned_peak_bytes=117_000_000)

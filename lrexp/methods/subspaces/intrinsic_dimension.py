@@ -23,7 +23,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lrexp.layers.adapted import has_values
 from lrexp.layers.subspace import Subspace, keep_start, moving, subspace_of
 from lrexp.linalg.fastfood import length
 from lrexp.linalg.projections import Draw, Kind, Placed, over_all, per_tensor
@@ -74,7 +73,7 @@ class SubspaceMethod(Method):
         return Decisions({"seed": context.seed} | ({"D": D} if self.scope == "global" else {}))
 
     def prepare(self, model: nn.Module, decisions: Decisions, context: Context) -> nn.Module:
-        """Freezes all parameters as they are and puts theta beside them; P is drawn where there are values."""
+        """Freezes all parameters as they are and puts theta beside them; P is drawn."""
         tensors = moving(model)
         D = sum(tensor.parameter.numel() for tensor in tensors)
         if decisions.values.get("D", D) != D:
@@ -87,11 +86,9 @@ class SubspaceMethod(Method):
         theta = nn.Parameter(torch.zeros(d, dtype=context.dtype, device=context.device))
         ones = torch.ones(len(tensors), dtype=context.dtype, device=context.device)
         lam = nn.Parameter(ones) if self.has_lam else None
-        placed: list[Placed] = []
-        if has_values(tensors[0].parameter):
-            seeded = replace(context, seed=decisions.values.get("seed", context.seed))
-            drawn = self.projections(sizes, d, self.draw(seeded))
-            placed = [Placed(projection.to(context.device), parts) for projection, parts in drawn]
+        seeded = replace(context, seed=decisions.values.get("seed", context.seed))
+        drawn = self.projections(sizes, d, self.draw(seeded))
+        placed = [Placed(projection.to(context.device), parts) for projection, parts in drawn]
         keep_start(model, tensors, context.head)
         Subspace(tensors, theta, lam, self.legacy_grad_scale).attach(model, placed)
         self._numbers = {"d": d + (len(tensors) if self.has_lam else 0), "D": D}

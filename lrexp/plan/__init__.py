@@ -1,0 +1,1 @@
+"""Memory and operations of a run before it begins, from shapes alone."""

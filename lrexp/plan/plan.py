@@ -1,0 +1,112 @@
+"""What a spec takes in memory and in operations: its first step on shapes alone, without weights, data or tokenizer.
+
+The largest batch that the data can make is assumed: every sequence of max_length tokens, every image of its size.
+Ranks that data decide are those of `Method.bound`. Tensors are counted, by the bytes of their storages; an allocator's
+rounding and fragments, a CUDA context, and what an operation takes inside itself come on top. A run on CUDA is planned
+with the CPU's operations, but for attention; a compiled run as an eager one.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+
+from lrexp.engine import forward, shapes
+from lrexp.engine.identify import build_method, refuse_combinations, refuse_quantised
+from lrexp.engine.precision import DTYPES
+from lrexp.methods.base import Context, Method
+from lrexp.models import build, load, model_spec
+from lrexp.optim.build import make_optimizer
+from lrexp.spec.errors import InputError
+from lrexp.spec.run_spec import RunSpec
+from lrexp.tasks import blank, fit
+from lrexp.tasks import build as tasks
+from lrexp.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Bytes by what they hold, the sum of the parts of training as "peak"; parameters; operations of a step.
+
+    `memory["preparation"]` is the most that is there while the method prepares the model, the base included; None where
+    the method looks at data or weights first, which shapes cannot show.
+    """
+
+    memory: dict[str, int | None]
+    trainable_parameters: int
+    flops_per_step: int
+    assumed: dict[str, Any]
+
+    @property
+    def peak(self) -> int:
+        """Bytes in training."""
+        peak = self.memory["peak"]
+        assert peak is not None
+        return peak
+
+
+def plan(spec: RunSpec) -> Plan:
+    """The plan of a spec. Raises InputError for a spec that cannot run, and where a model's config is not to be had."""
+    method = build_method(spec)
+    make_optimizer(spec.optimizer, 1.0)
+    refuse_combinations(spec)
+    section = model_spec.read(spec.model)
+    build.refuse_other_kind(section, tasks.output_kind(spec.dataset))
+    place = load.config_place(section)
+    refuse_quantised(spec.method["name"], place)
+    task = blank.blank(spec.dataset, image_shape(section, place))
+    spec = replace(spec.on(device_of(spec)), training=replace(spec.training, torch_compile=False))
+    context = Context(
+        spec.seed, int(spec.training.max_steps != 0), shapes.CPU, DTYPES[spec.hardware.precision], section.head
+    )
+    batch = blank.batch(task, spec.training.per_device_train_batch_size)
+    with shapes.on_shapes() as tensors:
+        model = build.empty(section, place, task.outputs, context.dtype)
+        fit.refuse_unfit(task, model.config, section.name)
+        model = method.prepare(model, method.bound(model), context)
+        forward.refuse_unfit(model, spec, shapes.CPU)
+        gc.collect()
+        preparation = sum(tensors.peak().values())
+        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        if not trainable and context.total_steps:
+            raise InputError(f"method={spec.method['name']} trains nothing here: set training.max_steps=0.")
+        found = shapes.first_step(spec, task, method, model, context, batch, tensors)
+    looks_first = type(method).decide is not Method.decide
+    memory = {**found.parts, "preparation": None if looks_first else preparation, "peak": found.peak}
+    return Plan(memory, trainable, found.flops, assumed(spec, task))
+
+
+def device_of(spec: RunSpec) -> Literal["cpu", "cuda"]:
+    """Where the run computes: "auto" is CUDA where there is one. CUDA is planned for on any machine."""
+    if spec.hardware.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return spec.hardware.device
+
+
+def image_shape(section: model_spec.ModelSpec, place: load.Place) -> tuple[int, int, int] | None:
+    """Channels, height and width of the images that the model's own config speaks of; None where it names no size."""
+    config = section.config
+    if place.folder is not None:
+        config = json.loads((place.folder / "config.json").read_text(encoding="utf-8"))
+    size = config.get("image_size")
+    if size is None:
+        return None
+    height, width = (size, size) if isinstance(size, int) else size
+    return config.get("num_channels", 3), height, width
+
+
+def assumed(spec: RunSpec, task: Task) -> dict[str, Any]:
+    """What the figures hold for."""
+    training, image = spec.training, task.outputs.image_shape
+    return {
+        "device": spec.hardware.device,
+        "precision": spec.hardware.precision,
+        "per_device_train_batch_size": training.per_device_train_batch_size,
+        "gradient_accumulation_steps": training.gradient_accumulation_steps,
+        "tokens": None if image else next(iter(task.demands().values())),
+        "image_shape": list(image) if image else None,
+    }
