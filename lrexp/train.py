@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lrexp.engine import finished, forward, reload, team
+from lrexp.engine import drift, finished, forward, reload, team
 from lrexp.engine import folder as folders
 from lrexp.engine.determinism import settled
 from lrexp.engine.identify import Run, build_method, identify
@@ -126,6 +126,8 @@ def rehearse(run: Run, task: Task, context: Context) -> None:
         method.build_optimizer(groups := method.parameter_groups(model), make_optimizer(run.spec.optimizer, 1.0))
     if not groups and context.total_steps:
         raise InputError(f"method={run.spec.method['name']} trains nothing here: set training.max_steps=0.")
+    if run.spec.training.drift and drift.reads_a_text(run):
+        drift.text(run, model.config)
     forward.refuse_unfit(model, run.spec, run.device)
     if run.origin is not None:
         folder, keeps_base = run.origin.folder, method.keeps_base

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TextIO
 
-from lrexp.report import quantity
+from lrexp.report import drift, quantity
 from lrexp.report.group import FINGERPRINTS, Group
 from lrexp.report.marks import failures, marks
 from lrexp.report.render import GAP, render, shown
@@ -16,7 +16,7 @@ from lrexp.report.render import GAP, render, shown
 Row = dict[str, object]
 INTERVAL = "95 % interval"
 SHORT = {"trainable parameters": "trained", "peak memory": "memory", "step time": "step", "training time": "train"}
-SPARE = (INTERVAL, "train", "step", "memory")  # left out in this order where a terminal is too narrow
+SPARE = (INTERVAL, "train", "step", "memory", *drift.COLUMNS)  # left out in this order where a terminal is too narrow
 TAKEN = {"experiment", "dataset", "model", "method", "seeds", "metric", "on", "mean", "data", "weights", "status"}
 TAKEN |= {*SHORT.values(), "name", "path", "hub", "revision"}  # the last four say little without their section
 
@@ -26,7 +26,8 @@ def print_readable(
 ) -> None:
     """Prints a rich or Markdown table of `groups` and its notes."""
     names = _short(keys)
-    rows = [_row(found, names) for found in groups]
+    moved = drift.shown(groups)
+    rows = [_row(found, names, moved) for found in groups]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     columns = _one_metric(columns, rows)
     if not any(row["experiment"] for row in rows):
@@ -42,7 +43,7 @@ def print_readable(
     file.write("\n" + "".join(f"{bullet}{note}\n" for note in _notes(groups, left_out, tuned_keys)))
 
 
-def _row(found: Group, names: dict[str, str]) -> Row:
+def _row(found: Group, names: dict[str, str], moved: dict[str, str]) -> Row:
     summary, costs = found.summary, found.costs
     interval = summary.interval if summary else None
     return {
@@ -60,6 +61,7 @@ def _row(found: Group, names: dict[str, str]) -> Row:
         "peak memory": quantity.memory(costs["peak_memory_bytes"]),
         "step time": quantity.duration(costs["step_seconds"]),
         "training time": quantity.duration(costs["train_seconds"]),
+        **drift.cells(found, moved),
         "status": ", ".join(mark.partition(":")[0] for mark in marks(found)) or "finished",
     }
 

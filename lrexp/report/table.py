@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
+from lrexp.report import drift
 from lrexp.report.collect import Run
 from lrexp.report.group import FINGERPRINTS, LARGEST, MEDIAN, Group, differing, group
 from lrexp.report.marks import failures, marks, status
@@ -24,11 +25,12 @@ def print_table(runs: Sequence[Run], format: str, file: TextIO | None = None, tu
     keys = differing(groups)
     if tuned_keys:
         groups = ordered(tuned(groups, tuned_keys))
+    moved = drift.shown(groups)
     if format == "json":
-        records = [record(found, keys) for found in groups]
+        records = [record(found, keys) | drift.numbers(found, moved) for found in groups]
         render(list(records[0]) if records else [], records, format, file=file)
     elif format == "csv":
-        flat = [_flat(record(found, keys), keys) for found in groups]
+        flat = [_flat(record(found, keys), keys) | drift.numbers(found, moved) for found in groups]
         render(list(flat[0]) if flat else [], flat, format, file=file)
     else:
         print_readable(groups, keys, format, file or sys.stdout, tuned_keys)
