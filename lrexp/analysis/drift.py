@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +85,7 @@ def _squares(W: Tensor, W0: Tensor) -> tuple[float, float]:
 
 def _passes(
     model: nn.Module, text: Text, opened: Opened, check: Check, **wanted: bool
-) -> Iterator[tuple[Mapping[str, Tensor], object]]:
+) -> Iterator[tuple[Mapping[str, Tensor], Any]]:
     """Each sequence on the model's device, and what the model makes of it; nothing is dropped out."""
     device = next(model.parameters()).device
     model.eval()

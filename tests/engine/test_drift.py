@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from lrexp.engine import drift
+from lrexp.engine.identify import identify
 from lrexp.methods.catalog import families
 from lrexp.models.load import TOKENIZERS
 from lrexp.spec.compose import compose
@@ -24,6 +25,11 @@ from tests.engine.stopping import stop_after
 
 DRIFT = "training.drift=true"
 NAMES = ("drift_", "forgetting_")
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drift, "SEQUENCES", 6)
 
 
 def split(metrics: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -53,14 +59,17 @@ def test_all_else_has_the_same_bytes(setting: str, run: Any) -> None:
     assert moved["costs"]["drift_seconds"] > 0 and "drift_seconds" not in plain["costs"]
 
 
-def test_the_distance_of_an_adapter_is_that_of_its_product(run: Any, tiny_model: Path) -> None:
-    result, folder = run("method=lora", DRIFT)
-    kept, base = load_file(weights(folder)), load_file(tiny_model / "model.safetensors")
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_the_distance_of_an_adapter_is_that_of_its_product(precision: str, run: Any, tiny_model: Path) -> None:
+    result, folder = run("method=lora", f"hardware.precision={precision}", "training.learning_rate=1e-5", DRIFT)
+    kept = {name: tensor.double() for name, tensor in load_file(weights(folder)).items()}
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32  # bf16 weights would round all of the change away
+    base = {name: W.to(dtype) for name, W in load_file(tiny_model / "model.safetensors").items()}
     moved = [2.0 * kept[n.replace("lora_A", "lora_B")] @ A for n, A in kept.items() if n.endswith("lora_A")]
-    matrices = [W for name, W in base.items() if W.ndim == 2 and not name.startswith(("pooler", "bert.pooler"))]
+    matrices = [W for name, W in base.items() if W.ndim == 2 and not name.startswith("pooler")]
     change, size = (float(sum(t.double().square().sum() for t in ts)) for ts in (moved, matrices))
-    assert len(moved) == 4
-    assert result["metrics"]["drift_weights"] == pytest.approx((change / size) ** 0.5, rel=1e-5)
+    assert len(moved) == 4 and len(matrices) < len([W for W in base.values() if W.ndim == 2])
+    assert result["metrics"]["drift_weights"] == pytest.approx((change / size) ** 0.5, rel=1e-3)
     assert result["metrics"]["drift_weights_mlp"] == 0.0 < result["metrics"]["drift_representation"]
 
 
@@ -81,13 +90,6 @@ def test_a_model_that_has_not_moved(run: Any) -> None:
     found, _ = split(run("method=full", "training.max_steps=0", DRIFT)[0]["metrics"])
     assert found.pop("drift_representation") == pytest.approx(0.0, abs=1e-12)
     assert set(found.values()) == {0.0}
-
-
-def test_a_bf16_run_is_not_measured_in_bf16(tiny: list[str], tmp_path: Path) -> None:
-    of = session(tiny, tmp_path, "method=lora", "hardware.precision=bf16", "training.learning_rate=1e-6", DRIFT)
-    found, _ = split(of.execute()["metrics"])
-    assert 0 < found["drift_weights"] < 1e-5  # each sum with a bf16 weight would round the change away
-    assert found["drift_weights_mlp"] == 0.0
 
 
 @pytest.mark.parametrize(("method", "measured"), [("sltrain", False), ("svd_compress", True)])
@@ -130,28 +132,24 @@ def test_a_language_model_has_a_loss_before_and_after(decoder: list[str], tmp_pa
     assert "drift_representation" not in found
 
 
-@pytest.mark.parametrize(
-    ("setting", "why"),
-    [
-        (["dataset=corpus", "dataset.path=null", "dataset.max_train_samples=32", "dataset.max_eval_samples=8"], "learns"),
-        (["model=llama_tiny", "model.path=null", "model.config.hidden_size=16"], "is drawn"),
-    ],
-    ids=["corpus", "drawn"],
-)  # fmt: skip
-def test_there_is_no_forgetting(setting: list[str], why: str, decoder: list[str], tmp_path: Path) -> None:
-    keys = {word.partition("=")[0] for word in setting}
-    line = [*(word for word in decoder if word.partition("=")[0] not in keys), *setting]
-    result, folder = finished(line, tmp_path / "run")
+def test_a_drawn_model_has_nothing_to_forget(decoder: list[str], tmp_path: Path) -> None:
+    drawn = ["model=llama_tiny", "model.config.hidden_size=16"]
+    result, folder = finished([*(word for word in decoder if not word.startswith("model")), *drawn], tmp_path / "run")
     found, _ = split(result["metrics"])
     assert list(found) == ["drift_weights", "drift_weights_attention", "drift_weights_mlp"]
-    assert f"training.drift: weights alone are compared: the model {why}" in said(folder)
+    assert "training.drift: weights alone are compared: the model is drawn" in said(folder)
+
+
+def test_the_text_is_another_than_the_runs_own(decoder: list[str]) -> None:
+    corpus = [*(word for word in decoder if not word.startswith("dataset")), "dataset=corpus"]
+    assert [drift.reads_a_text(identify(compose(line, families())[0])) for line in (decoder, corpus)] == [True, False]
 
 
 def test_the_text_is_fixed_and_cut_to_what_the_model_takes(tiny: list[str], tmp_path: Path) -> None:
     of = session(tiny, tmp_path, DRIFT)
     config = SimpleNamespace(max_position_embeddings=20, vocab_size=25)
     found = drift.text(of.run, config)
-    assert len(found) == 64 and {sequence["input_ids"].shape for sequence in found} == {(1, 20)}
+    assert len(found) == 6 and max(sequence["input_ids"].shape for sequence in found) == (1, 20)
     again = stdlib_text.held_out(64, 2048)
     assert again == stdlib_text.held_out(64, 2048) and len(set(again)) == 64
     texts = stdlib_text.read(of.task.data)["test"]
