@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrexp.engine import finished, forward, reload, shapes, team
+from lrexp.engine import drift, finished, forward, reload, shapes, team
 from lrexp.engine import folder as folders
 from lrexp.engine.determinism import settled
 from lrexp.engine.identify import Run, build_method, identify
@@ -130,6 +130,8 @@ def rehearse(run: Run, task: Task, context: Context) -> int | None:
             raise InputError(f"method={run.spec.method['name']} trains nothing here: set training.max_steps=0.")
         forward.refuse_unfit(model, run.spec, run.device)
         planned = planned_peak(run, task, method, model, context, tensors)
+    if run.spec.training.drift and drift.reads_a_text(run):
+        drift.text(run, model.config)
     if run.origin is not None:
         folder, keeps_base = run.origin.folder, method.keeps_base
         held, decisions = finished.shapes(folder, keeps_base), finished.decisions(folder, torch.device("cpu"))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lrexp.engine import checkpoint, forward, memory, precision, provenance, reload, result
+from lrexp.engine import checkpoint, drift, forward, memory, precision, provenance, reload, result
 from lrexp.engine import folder as folders
 from lrexp.engine.evaluate import predict
 from lrexp.engine.files import write_text
@@ -56,6 +56,7 @@ class Session:
         self.model: nn.Module | None = None
         self.loop: Loop | None = None
         self.mirror = Mirror()
+        self.costs: dict[str, Any] = {}  # once noted: what is measured after the run's end is not charged to it
 
     def execute(self) -> dict[str, Any]:
         """Runs to the end and returns the result. Raises RunError, with its row written, Interrupted or Paused."""
@@ -180,7 +181,17 @@ class Session:
         metrics = result.evaluate(self.loop)
         result.write_weights(self.folder, self.model, self.run.method.keeps_base)
         keep_decisions(self.folder, self.decisions)
+        if self.run.spec.training.drift:
+            self.costs = self._costs()
+            found, seconds = drift.measure(self.run, self.task, self.loop)
+            metrics |= {name: finite(value) for name, value in found.items()}
+            self.costs["drift_seconds"] = seconds
         return self._record(None, metrics)
+
+    def _costs(self) -> dict[str, Any]:
+        if self.loop:
+            self.loop.note_costs()
+        return result.costs(self.model, self.loop.state if self.loop else self.state, self.loop)
 
     def _where(self) -> str:
         """Where the run is, for a message about its failure."""
@@ -193,8 +204,7 @@ class Session:
         """Writes result.json, as the last file of the run; a disk that is full is no second failure."""
         run, loop = self.run, self.loop
         spec = run.spec
-        if loop:
-            loop.note_costs()
+        costs = self.costs or self._costs()
         facts = {k: run.facts[k] for k in ("versions", "data_fingerprint", "model_fingerprint", "spec_hash")}
         facts["init_fingerprint"] = run.facts.get("init_fingerprint")
         row = {
@@ -209,10 +219,7 @@ class Session:
             "evaluated_on": self.task.reported,
             "primary_metric": self.task.primary_metric,
             "metrics": metrics or {},
-            "costs": {
-                **result.costs(self.model, loop.state if loop else self.state, loop),
-                "planned_peak_bytes": self.planned,
-            },
+            "costs": {**costs, "planned_peak_bytes": self.planned},
             "hardware": provenance.hardware(run.device, spec.hardware.threads, spec.hardware.precision),
             "marks": run.marks,
             **facts,

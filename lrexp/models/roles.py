@@ -138,6 +138,11 @@ def plays(name: str, role: str) -> bool:
     return _slices(name, role) is not None
 
 
+def group_of(name: str) -> str | None:
+    """The group of roles, "attention" or "mlp", that the module of this name is in; None for neither."""
+    return next((group for group, roles in _GROUPS.items() if any(plays(name, role) for role in roles)), None)
+
+
 def _candidates(model: nn.Module) -> dict[str, nn.Module]:
     hidden = {id(child) for m in model.modules() if isinstance(m, _READ_PAST) for child in m.children()}
     return {n: m for n, m in model.named_modules() if n and isinstance(m, ADAPTABLE) and id(m) not in hidden}

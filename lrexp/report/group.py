@@ -11,7 +11,7 @@ from typing import Any
 from lrexp.report.collect import Run
 from lrexp.report.statistics import Summary, median, summary
 from lrexp.spec.result import STANDARD_ERROR
-from lrexp.spec.run_spec import LOCATIONS, UNHASHED
+from lrexp.spec.run_spec import ADDED, LOCATIONS, UNHASHED
 
 SECTION = {  # places, and whose content lies there
     **{f"model.{name}": "model" for name in LOCATIONS["model"]},
@@ -22,6 +22,7 @@ PLACES = set(SECTION)
 IGNORED = {"format", "experiment", "seed", "tracking", "provenance"} | (
     {f"{section}.{name}" for section, names in UNHASHED.items() for name in names} - PLACES
 )
+UNSAID = {f"{section}.{name}": value for section, added in ADDED.items() for name, value in added.items()}
 FINGERPRINTS = ("data_fingerprint", "model_fingerprint")
 MEDIAN = ("step_seconds", "tokens_per_second", "prepare_seconds", "train_seconds", "evaluate_seconds")
 LARGEST = (
@@ -80,6 +81,12 @@ class Group:
     def get(self, name: str) -> Any:
         """A field of result.json that all runs of the group share, None before one has a result."""
         return next((run.result[name] for run in [*self.finished, *self.runs] if run.result is not None), None)
+
+    def mean_of(self, metric: str) -> float | None:
+        """The mean of any metric over the seeds that have it."""
+        found = [_result(run)["metrics"].get(metric) for run in self.finished]
+        known = [value for value in found if value is not None]
+        return sum(known) / len(known) if known else None
 
     @property
     def metric(self) -> Any:
@@ -168,7 +175,9 @@ def differing(groups: Sequence[Group]) -> list[str]:
 
 
 def _settings(run: Run) -> str:
-    return _key({key: value for key, value in flat(run.spec).items() if key not in PLACES})
+    """What decides the numbers; a key that came later and says nothing new is left out, as older specs lack it."""
+    said = {key: value for key, value in flat(run.spec).items() if key not in UNSAID or value != UNSAID[key]}
+    return _key({key: value for key, value in said.items() if key not in PLACES})
 
 
 def content(run: Run) -> list[Any]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import TextIO
 
+from lrexp.report import drift
 from lrexp.report.published import Row
 from lrexp.report.render import GAP, shown
 
@@ -17,7 +18,7 @@ SHORT = {
     "step time": "step",
     "training time": "train",
 }
-SPARE = ("train", "prepare", "step", "difference", "planned", "memory")  # left out in this order
+SPARE = ("train", "prepare", "step", "difference", "planned", "memory", *drift.COLUMNS)  # left out in this order
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 

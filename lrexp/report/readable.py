@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TextIO
 
-from lrexp.report import quantity
+from lrexp.report import drift, quantity
 from lrexp.report.caption import sentences
 from lrexp.report.entry import Entry, Options
 from lrexp.report.group import FINGERPRINTS, PLANNED
@@ -30,7 +30,8 @@ def readable(entries: Sequence[Entry], keys: Sequence[str], options: Options, fo
     `file` is where it will be printed: the columns of a terminal are as many as it can show.
     """
     names = short_keys(keys, TAKEN)
-    rows = [_row(entry, names) for entry in entries]
+    moved = drift.shown([entry.group for entry in entries])
+    rows = [_row(entry, names, moved) for entry in entries]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     columns = [column for column in columns if column not in OPTIONAL or any(row[column] for row in rows)]
     columns = _one_metric(columns, rows)
@@ -58,7 +59,7 @@ def mean(entry: Entry) -> str | None:
     return Strong(text) if entry.bold else text
 
 
-def _row(entry: Entry, names: dict[str, str]) -> Row:
+def _row(entry: Entry, names: dict[str, str], moved: dict[str, str]) -> Row:
     found, costs = entry.group, entry.group.costs
     return {
         "experiment": found.experiment,
@@ -80,6 +81,7 @@ def _row(entry: Entry, names: dict[str, str]) -> Row:
         "preparation": quantity.duration(costs["prepare_seconds"]),
         "step time": quantity.duration(costs["step_seconds"]),
         "training time": quantity.duration(costs["train_seconds"]),
+        **drift.cells(found, moved),
         "status": ", ".join(unfinished(found)) or "finished",
         "marks": "; ".join(_marks(entry)),
     }

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from lrexp.report import quantity
+from lrexp.report import drift, quantity
 from lrexp.spec.result import STANDARD_ERROR
 
 
@@ -42,6 +42,7 @@ def lines(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("peak memory", _memory(costs)),
         ("preparation", _preparation(costs)),
         ("training", _training(costs)),
+        ("drift", drift.line(result["metrics"])),
         ("other metrics", _others(result)),
         ("error", _error(result)),
         ("marks", "; ".join(result["marks"])),
@@ -92,14 +93,14 @@ def _training(costs: Mapping[str, Any]) -> str | None:
 
 
 def _others(result: Mapping[str, Any]) -> str:
-    """Metrics of the final evaluation and of the method; those of other splits stay in result.json."""
+    """Metrics of the final evaluation and of the method; drift has its line, other splits stay in result.json."""
     shown = [
         f"{name} {quantity.metric(value)}"
         for name, value in result["metrics"].items()
         if value is not None
         and name != result["primary_metric"]
         and not name.endswith(STANDARD_ERROR)
-        and not name.startswith(("train_", "validation_", "test_"))
+        and not name.startswith(("train_", "validation_", "test_", *drift.PREFIXES))
     ]
     return ", ".join(shown)
 

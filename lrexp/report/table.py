@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-from lrexp.report import published
+from lrexp.report import drift, published
 from lrexp.report.collect import Run
 from lrexp.report.entry import Entry, Options, entries
 from lrexp.report.group import FINGERPRINTS, LARGEST, MEDIAN, PLANNED
@@ -31,7 +31,9 @@ def print_table(runs: Sequence[Run], format: str, file: TextIO | None = None, op
     if format in published.FORMATS:
         published.write(readable(found, keys, options, format, out), format, out)
     else:
-        _print_records([record(entry, keys) for entry in found], keys, format, out)
+        moved = drift.shown([entry.group for entry in found])
+        records = [record(entry, keys) | drift.numbers(entry.group, moved) for entry in found]
+        _print_records(records, keys, format, out)
 
 
 def print_pivot(

@@ -38,9 +38,10 @@ UNHASHED = {
     "method": ("tuning",),
     "training": ("save_steps", "logging_steps"),
 }
-ADDED = {
-    "hardware": {"processes": 1}
-}  # hashed only where they say something else: what ran before they came stays found
+ADDED = {  # hashed only where they say something else: what ran before they came stays found
+    "training": {"drift": False},
+    "hardware": {"processes": 1},
+}
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class TrainingSpec:
     torch_compile: bool = False
     per_layer_updates: bool = False
     max_tokens: int | None = None
+    drift: bool = False
 
     def __post_init__(self) -> None:
         for name in (

@@ -23,11 +23,11 @@ def refuse_unfit(task: Task, config: Any, name: str) -> None:
             f"model={name}: its vocab_size is {vocabulary}, but the tokenizer gave token {largest}: "
             f"the two do not belong together, or vocab_size has to be at least {largest + 1}"
         )
-    positions = _positions(config)
+    most = positions(config)
     for said, length in task.demands().items():
-        if positions is not None and length > positions:
+        if most is not None and length > most:
             raise InputError(
-                f"{said}, but model={name} takes at most {positions} tokens (max_position_embeddings of its config)"
+                f"{said}, but model={name} takes at most {most} tokens (max_position_embeddings of its config)"
             )
 
 
@@ -54,7 +54,7 @@ def _pair(size: Any) -> list[int]:
     return [size, size] if isinstance(size, int) else list(size)
 
 
-def _positions(config: Any) -> int | None:
+def positions(config: Any) -> int | None:
     """The longest sequence that a config speaks of (GPT-2's n_positions goes by the same name); None for no limit."""
     if getattr(config, "position_biased_input", True) is False:  # DeBERTa's positions are relative: it takes any length
         return None

@@ -7,7 +7,7 @@ import torch
 import transformers as hf
 from torch import nn
 
-from lrexp.models.roles import head_modules, matches, pattern_values, select, selection
+from lrexp.models.roles import group_of, head_modules, matches, pattern_values, select, selection
 from lrexp.spec.errors import InputError
 
 SMALL = {
@@ -161,3 +161,19 @@ def test_a_name_is_matched_by_whole_parts() -> None:
     assert not matches("b.c", "a.bb.c")
     with pytest.raises(InputError, match="no regular expression"):
         matches("a(", "b")
+
+
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [
+        ("encoder.layer.0.attention.output.dense", "attention"),
+        ("encoder.layer.0.output.dense", "mlp"),
+        ("transformer.h.0.attn.c_attn", "attention"),
+        ("transformer.h.0.mlp.c_proj", "mlp"),
+        ("model.layers.0.mlp.gate_up_proj", "mlp"),
+        ("model.embed_tokens", None),
+        ("lm_head", None),
+    ],
+)
+def test_a_module_is_in_one_group_of_roles_or_in_none(name: str, group: str | None) -> None:
+    assert group_of(name) == group

@@ -63,6 +63,7 @@ HASHED = {
     "training.group_by_length": False,
     "training.gradient_checkpointing": True,
     "training.torch_compile": True,
+    "training.drift": True,
 }
 UNHASHED = {
     "experiment": "embedded_lora",
@@ -97,6 +98,16 @@ def test_the_place_of_a_tokenizer_leaves_the_hash(key: str) -> None:
     spec = compose(["model=llama_tiny", "method=full", "hardware=cpu"], families())[0]
     other = changed(spec, f"model.{key}", "some/where")
     assert other != spec and other.spec_hash("m", "d") == spec.spec_hash("m", "d")
+
+
+@pytest.mark.parametrize(("section", "key"), [("training", "drift"), ("hardware", "processes")])
+def test_a_key_that_came_later_leaves_the_hash_as_it_was(
+    section: str, key: str, spec: RunSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, mapping = spec.spec_hash("m", "d"), spec.to_dict()
+    del mapping[section][key]
+    monkeypatch.setattr(RunSpec, "to_dict", lambda self: mapping)
+    assert spec.spec_hash("m", "d") == found
 
 
 def test_models_and_data_count_by_their_content(spec: RunSpec) -> None:

@@ -25,3 +25,14 @@ def read(data: LanguageData) -> dict[str, list[str]]:
         texts = [text for path in module.paths if (text := read_source(path)).strip()]
         found[split_of(module.name)] += texts
     return found
+
+
+def held_out(count: int, characters: int) -> list[str]:
+    """The beginnings of `count` source files spread over those of the test split: a fixed text, English and code.
+
+    Raises InputError where this Python has no sources.
+    """
+    paths = [path for module in modules() if split_of(module.name) == "test" for path in module.paths]
+    texts = [text for path in paths if (text := read_source(path)[:characters]).strip()]
+    taken = min(count, len(texts))
+    return [texts[i * len(texts) // taken] for i in range(taken)]
