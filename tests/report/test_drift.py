@@ -24,7 +24,7 @@ def test_a_column_for_each_that_some_run_has(tmp_path: Path) -> None:
     cells = markdown(tmp_path)
     assert [row["weight drift"] for row in cells] == ["-", "0.5000", "-"]
     assert [row["forgetting"] for row in cells] == ["-", "-", "-0.2500"]
-    assert "output drift" not in cells[0] and list(cells[0])[-1] == "status"
+    assert "output drift" not in cells[0] and list(cells[0])[-2:] == ["status", "marks"]
 
 
 def test_tables_without_it_have_no_column(tmp_path: Path) -> None:
