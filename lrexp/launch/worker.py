@@ -13,12 +13,11 @@ import signal
 import sys
 import threading
 
-from lrexp.engine.team import END
+from lrexp.launch.process import PAUSED
 from lrexp.spec.errors import Paused
 from lrexp.spec.guard import guarded
 from lrexp.spec.run_spec import RunSpec
-
-PAUSED = 75
+from lrexp.spec.yaml_text import END
 
 
 def main(arguments: list[str]) -> int:
