@@ -22,6 +22,7 @@ COMMANDS = {
     "export": "a finished run as a PEFT adapter or as a plain folder of transformers",
     "list": "what can be chosen: methods, models, datasets, ...",
     "show": "one choice with every key, its type, default, paper value and meaning",
+    "status": "where the runs of a sweep stand: queued, running, finished, failed, lost; with job and node",
     "table": "rows of finished, failed and running runs, grouped over seeds",
     "sync": "send a run's record to wandb, as often as you like",
     "verify": "replay golden cases: the authors' numbers against ours",

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 
+from lrexp.engine.team import number
 from lrexp.launch.process import PAUSED
 from lrexp.spec.errors import Paused
 from lrexp.spec.guard import guarded
@@ -29,6 +30,8 @@ def main(arguments: list[str]) -> int:
             return 130  # the launcher was gone before it had said what to do
         text += line
     threading.Thread(target=_watch, daemon=True).start()
+    if number():
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # SLURM sends it to all processes; the run's first one acts on it
     spec, _ = RunSpec.parse(text.removesuffix(END) + "\n", "the spec")
 
     from lrexp.train import train
