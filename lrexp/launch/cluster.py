@@ -7,12 +7,13 @@ is tested without a cluster is what runs on one. In return submitit's own files 
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +116,12 @@ def _in_slurm(submission: Submission, parameters: dict[str, Any]) -> list[str]:
     executor.update_parameters(**parameters)
     tasks = [Task(str(submission.place), [number]) for number in range(len(submission.runs))]
     try:
-        found = executor.submit_array(tasks)
+        with redirect_stderr(io.StringIO()):  # submitit repeats there what is in its error
+            found = executor.submit_array(tasks)
     except submitit.core.utils.FailedJobError as error:
-        shutil.rmtree(submission.place)
+        record.forget(submission)
         said = [line for line in str(error).splitlines() if line.strip()] or ["no reason"]
-        raise InputError(f"sbatch refuses the sweep: {said[-1].removeprefix('sbatch: ').strip()}") from None
+        raise InputError(f"sbatch refuses the sweep: {said[-1].rpartition('error: ')[2].strip()}") from None
     return [found[0].job_id.partition("_")[0]]
 
 

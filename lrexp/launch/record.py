@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -108,6 +109,14 @@ def begin(root: Path, launcher: str, runs: list[Entry], specs: list[str]) -> Sub
         write_text(submission.spec(number), text)
     submission.write()
     return submission
+
+
+def forget(submission: Submission) -> None:
+    """Removes the record of what could not be submitted, and folders that are empty then."""
+    shutil.rmtree(submission.place)
+    with suppress(OSError):
+        submission.place.parent.rmdir()
+        submission.place.parent.parent.rmdir()
 
 
 def read(place: Path) -> Submission | None:

@@ -1,0 +1,186 @@
+"""Submit and leave, by submitit's local executor: kills, requeues, the same line again; equal bytes in the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lrexp.cli import main
+from lrexp.launch import record, standing
+from lrexp.launch.record import Entry
+from lrexp.launch.scheduler import Element
+from lrexp.launch.task import MOST_IDLE, Task
+from tests.launch.test_sweep import LONG, contents, line, results, wait_for, workers
+
+pytest.importorskip("submitit")
+
+
+def submit(words: list[str]) -> subprocess.CompletedProcess[str]:
+    """In a process of its own: what it starts is not to be a child of the tests."""
+    return subprocess.run([sys.executable, "-m", "lrexp", *words], capture_output=True, text=True, timeout=120)
+
+
+def status(root: Path, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    assert main(["status", str(root), "--format=json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def states(root: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return [row["state"] for row in status(root, capsys)]
+
+
+def tasks(root: Path) -> list[int]:
+    """submitit's processes in a sweep's folder, the one that began first in front."""
+    found = []
+    for place in Path("/proc").iterdir():
+        if place.name.isdecimal() and (place / "cmdline").exists():
+            command = (place / "cmdline").read_bytes()
+            if b"submitit.core._submit" in command and os.fsencode(root) in command:
+                found.append(int(place.name))
+    return sorted(found)
+
+
+def test_kills_and_requeues_lose_nothing(tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    words = (*LONG, "seed=1,2")
+    sweep = line(tiny, killed, *words, "--launcher=submitit-local", "--jobs=1")
+    done = submit(sweep)
+    assert done.returncode == 0 and f"lrexp status {killed}" in done.stderr
+    again = submit(sweep)
+    assert again.returncode == 0 and "2 queued or running before" in again.stderr
+    assert len(record.submissions(killed)) == 1  # not submitted twice
+    wait_for(lambda: list(killed.glob("*/checkpoints/step-*")))
+    os.kill(tasks(killed)[0], signal.SIGUSR1)  # the job's time is over: a checkpoint, and the job is requeued
+    wait_for(lambda: "requeued" in states_of_words(killed) or len(results(killed)) > 0)
+    wait_for(lambda: len(list(killed.glob("*/checkpoints"))) == 2, 120)
+    assert sorted(states(killed, capsys)) == ["finished", "running"]
+    os.kill(tasks(killed)[0], signal.SIGKILL)  # the node is lost
+    wait_for(lambda: not workers(killed), 60)
+    wait_for(lambda: sorted(states(killed, capsys)) == ["finished", "lost"], 60)
+
+    assert main(line(tiny, whole, *words)) == 0
+    assert submit(sweep).returncode == 0
+    wait_for(lambda: states(killed, capsys) == ["finished"] * 2, 120)
+    assert contents(killed) == contents(whole)
+    resumed = [result["costs"]["resumed_from"] for result in results(killed).values()]
+    assert any(resumed)
+    done = submit(sweep)  # all is there: the table, and no other submission
+    assert done.returncode == 0 and "accuracy" in done.stdout and len(record.submissions(killed)) == 2
+    assert not list(killed.glob(".launch/*/*.pkl"))
+
+
+def states_of_words(root: Path) -> set[str]:
+    found = record.submissions(root)
+    words = [one.word(number) for one in found for number in range(len(one.runs))]
+    return {word.reason for word in words if word}
+
+
+def test_a_failure_is_a_row_and_the_job_goes_on(
+    tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("training.learning_rate=1e30,1e-2", "training.max_grad_norm=null", "optimizer=sgd")
+    sweep = line(tiny, tmp_path, *words, "--launcher=submitit-local", "--jobs=1")
+    assert submit(sweep).returncode == 0
+    wait_for(lambda: states(tmp_path, capsys) == ["failed", "finished"], 120)
+    assert "step" in status(tmp_path, capsys)[0]["last"]
+    assert submit(sweep).returncode == 1  # nothing is left to do: the table and its exit code
+    assert len(record.submissions(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--launcher=slurm", "tune=learning_rate"], "tune= compares runs as they go"),
+        (["--launcher=submitit-local", "--fail-fast"], "needs someone waiting"),
+        (["--launcher=pool", "--slurm=partition=gpu"], "add --launcher slurm"),
+        (["--launcher=slurm", "--slurm=partitoin=gpu"], "did you mean partition?"),
+        (["--launcher=slurm", "--jobs=0"], "at least 1"),
+    ],
+)
+def test_what_a_cluster_cannot_do_is_one_line(
+    words: list[str], said: str, tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*line(tiny, tmp_path / "none", "seed=1,2"), *words]) == 2
+    err = capsys.readouterr().err
+    assert said in err and len(err.splitlines()) == 1 and not (tmp_path / "none").exists()
+
+
+def test_without_submitit_or_slurm_one_line_says_so(
+    tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(line(tiny, tmp_path / "none", "--launcher=slurm")) == 2
+    assert "sbatch is not here" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    assert main(line(tiny, tmp_path / "none", "--launcher=slurm")) == 2
+    assert 'pip install "lrexp[cluster]"' in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def entry(root: Path) -> record.Submission:
+    return record.begin(root, "slurm", [Entry("lora-1", "seed=1", 6, 0)], ["a: 1\n"])
+
+
+@pytest.mark.parametrize(
+    ("word", "element", "state"),
+    [
+        (None, Element("7_0", "", False), "queued"),
+        ("running", Element("7_0", "n1", True), "running"),
+        ("running", Element("7_0", "", False), "queued"),  # its node was lost, SLURM has requeued it
+        ("queued", Element("7_0", "", False), "queued"),
+        ("failed", Element("7_0", "n1", True), "failed"),
+        (None, None, "lost"),
+        ("running", None, "lost"),
+        ("queued", None, "lost"),
+        ("interrupted", None, "interrupted"),
+        ("failed", None, "failed"),
+    ],
+)
+def test_states_of_a_run_without_a_folder(
+    word: str | None, element: Element | None, state: str, tmp_path: Path
+) -> None:
+    ours = entry(tmp_path)
+    if word:
+        ours.say(0, word, "7_0", "because")
+    assert standing.stand(ours, 0, element).state == state
+
+
+def test_status_shows_what_was_submitted_where_the_scheduler_is_silent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = entry(tmp_path)
+    ours.say(0, "running", "7_0")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(["status", str(tmp_path), "--format=json"]) == 0
+    out, err = capsys.readouterr()
+    (row,) = json.loads(out)
+    assert (row["run"], row["state"], row["steps"], row["job"]) == ("lora-1", "running", 6, "7_0")
+    assert "squeue is not here" in err
+    assert main(["status", str(tmp_path / "lora-1")]) == 2  # no such folder yet
+
+
+def test_status_of_an_empty_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", str(tmp_path)]) == 2
+    assert "no run in it" in capsys.readouterr().err
+
+
+def test_a_run_that_comes_no_further_is_not_requeued_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "local")
+    monkeypatch.setenv("SUBMITIT_LOCAL_JOB_ID", "7")
+    ours, idle = entry(tmp_path), 0
+    for left in range(MOST_IDLE - 1, -1, -1):
+        task = Task(str(ours.place), [0], idle=idle)
+        task.current = ours, 0, subprocess.Popen(["sleep", "60"]), None
+        delayed = task.checkpoint()
+        task.current[2].wait()
+        word = ours.word(0)
+        assert word is not None and word.state == ("queued" if left else "failed")
+        assert (delayed is None) == (left == 0)
+        idle = delayed.function.idle if delayed else idle
