@@ -11,7 +11,7 @@ from lrexp.spec.convert import clip, unknown
 from lrexp.spec.errors import InputError
 
 TIME = "4:00:00"  # a run that takes longer is requeued and goes on from its checkpoint
-NOTICE = 120  # seconds between the signal and the end of the time: a step, and a checkpoint
+NOTICE = 120  # seconds between the signal and the end of the time, a quarter of it at most: a step and a checkpoint
 OPTIONS = (
     "account", "begin", "clusters", "comment", "constraint", "cpus-per-task", "dependency", "exclude", "exclusive",
     "gpu-bind", "gpus", "gpus-per-node", "gpus-per-task", "gres", "hold", "licenses", "mail-type", "mail-user", "mem",
@@ -36,7 +36,7 @@ def read(words: Iterable[str]) -> dict[str, str]:
         if key in OURS:
             raise InputError(f"{where}: lrexp sets {key} itself")
         if key not in OPTIONS:
-            raise InputError(unknown(where, key, OPTIONS, "option of sbatch that a sweep takes"))
+            raise InputError(unknown(where, key, OPTIONS, "option of sbatch"))
         if not value or not equals or not value.isprintable():
             raise InputError(f"{where}: it reads KEY=VALUE, partition=gpu for instance")
         if key in found:
@@ -75,7 +75,7 @@ def parameters(jobs: list[Job], given: dict[str, str], name: str, most: int | No
     return {
         "job_name": name,
         "time": minutes(time),
-        "signal_delay_s": NOTICE,
+        "signal_delay_s": min(NOTICE, minutes(time) * 15),
         "array_parallelism": most or len(jobs),
         "wckey": None,
         "setup": ["export SUBMITIT_PREEMPT_SIGNAL=USR1"],

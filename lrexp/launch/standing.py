@@ -53,7 +53,7 @@ def stand(submission: Submission, number: int, element: Element | None) -> Stand
         reason = LOST
     elif state == "damaged":
         reason = run.reason or ""
-    job = element.job if element else word.job if word else ""
+    job = (element.job if element else "") or (word.job if word else "")
     node = (word.node if word else "") or (element.node if element else "")
     step = entry.steps if state == "finished" else run.step
     last = reason or last_line(folder / LOG) or last_line(submission.errors(number))
@@ -84,7 +84,7 @@ def _state(run: Run, element: Element | None, word: str) -> str:
     if run.status in ("finished", "running", "damaged"):
         return run.status
     if element is not None:
-        if word in ("failed", "interrupted"):
+        if word == "failed" or (word == "interrupted" and element.has_begun):
             return word  # the job is at its other runs
         return "running" if word == "running" and element.has_begun else "queued"
     if run.status in ("failed", "paused"):

@@ -97,10 +97,10 @@ def test_a_failure_is_a_row_and_the_job_goes_on(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--launcher=slurm", "tune=learning_rate"], "tune= compares runs as they go"),
+        (["--launcher=slurm", "tune=method.r", "tune.range=[2,8]"], "tune= compares runs as they go"),
         (["--launcher=submitit-local", "--fail-fast"], "needs someone waiting"),
         (["--launcher=pool", "--slurm=partition=gpu"], "add --launcher slurm"),
-        (["--launcher=slurm", "--slurm=partitoin=gpu"], "did you mean partition?"),
+        (["--launcher=slurm", "--slurm=partitoin=gpu"], "Did you mean 'partition'?"),
         (["--launcher=slurm", "--jobs=0"], "at least 1"),
     ],
 )
@@ -136,6 +136,8 @@ def entry(root: Path) -> record.Submission:
         ("running", Element("7_0", "", False), "queued"),  # its node was lost, SLURM has requeued it
         ("queued", Element("7_0", "", False), "queued"),
         ("failed", Element("7_0", "n1", True), "failed"),
+        ("interrupted", Element("7_0", "n1", True), "interrupted"),
+        ("interrupted", Element("7_0", "", False), "queued"),  # SLURM wanted the node for another, and requeued it
         (None, None, "lost"),
         ("running", None, "lost"),
         ("queued", None, "lost"),

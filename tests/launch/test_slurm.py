@@ -33,7 +33,7 @@ def stand_in(place: Path, name: str, script: str) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["partitoin=gpu"], "did you mean partition?"),
+        (["partitoin=gpu"], "Did you mean 'partition'?"),
         (["partition"], "reads KEY=VALUE"),
         (["partition="], "reads KEY=VALUE"),
         (["partition=a", "partition=b"], "given twice"),
