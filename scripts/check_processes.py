@@ -1,6 +1,6 @@
 """Two processes beside one with the whole batch, method by method: largest difference of losses and of trained weights.
 
-    python scripts/check_processes.py                    # full lora pissa galore said (a small BERT), sltrain (a small LLaMA)
+    python scripts/check_processes.py  # full lora pissa galore said (a small BERT), sltrain (a small LLaMA)
     python scripts/check_processes.py lora --steps 50 hardware=cuda
 
 20 steps in float64 and once more in float32. GaLore's rank stays below that of the gradients: beyond it a projector's
