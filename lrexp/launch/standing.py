@@ -50,7 +50,8 @@ def stand(submission: Submission, number: int, element: Element | None) -> Stand
     elif state == "interrupted" and word:
         reason = word.reason
     elif state == "lost":
-        reason = LOST
+        error = last_line(submission.log(word.job), "error:") if word else ""
+        reason = f"{LOST}: {error}" if error else LOST
     elif state == "damaged":
         reason = run.reason or ""
     job = (element.job if element else "") or (word.job if word else "")
@@ -68,15 +69,15 @@ def unsubmitted(folder: Path) -> Standing:
     return Standing(folder, run.status, step, steps, last=run.reason or last_line(folder / LOG))
 
 
-def last_line(log: Path) -> str:
-    """The last line of a log that is not empty; "" where there is none."""
+def last_line(log: Path, having: str = "") -> str:
+    """The last line of a log that is not empty and has some text; "" where there is none."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return next((line.strip() for line in reversed(lines) if line.strip() and having in line), "")
 
 
 def _state(run: Run, element: Element | None, word: str) -> str:

@@ -33,6 +33,7 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
         ["train", "method=pisa"],
         ["train", "method.rr=3"],
         ["table", "--help"],
+        ["status", "nowhere"],
         ["verify", "--help"],
     ],
 )

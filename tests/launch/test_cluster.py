@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -20,11 +20,6 @@ from lrexp.launch.task import MOST_IDLE, Task
 from tests.launch.test_sweep import LONG, contents, line, results, wait_for, workers
 
 pytest.importorskip("submitit")
-
-
-def submit(words: list[str]) -> subprocess.CompletedProcess[str]:
-    """In a process of its own: what it starts is not to be a child of the tests."""
-    return subprocess.run([sys.executable, "-m", "lrexp", *words], capture_output=True, text=True, timeout=120)
 
 
 def status(root: Path, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
@@ -47,51 +42,55 @@ def tasks(root: Path) -> list[int]:
     return sorted(found)
 
 
-def test_kills_and_requeues_lose_nothing(tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_kills_and_requeues_lose_nothing(tiny: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The launcher leaves its processes behind, which is what the warnings would be about."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     words = (*LONG, "seed=1,2")
     sweep = line(tiny, killed, *words, "--launcher=submitit-local", "--jobs=1")
-    done = submit(sweep)
-    assert done.returncode == 0 and f"lrexp status {killed}" in done.stderr
-    again = submit(sweep)
-    assert again.returncode == 0 and "2 queued or running before" in again.stderr
+    assert main(sweep) == 0 and f"lrexp status {killed}" in capfd.readouterr().err
+    assert main(sweep) == 0 and "2 queued or running before" in capfd.readouterr().err
     assert len(record.submissions(killed)) == 1  # not submitted twice
     wait_for(lambda: list(killed.glob("*/checkpoints/step-*")))
     os.kill(tasks(killed)[0], signal.SIGUSR1)  # the job's time is over: a checkpoint, and the job is requeued
-    wait_for(lambda: "requeued" in states_of_words(killed) or len(results(killed)) > 0)
+    wait_for(lambda: len(list(killed.glob("*/checkpoints/step-*"))) and len(results(killed)) == 1, 120)
     wait_for(lambda: len(list(killed.glob("*/checkpoints"))) == 2, 120)
-    assert sorted(states(killed, capsys)) == ["finished", "running"]
+    assert sorted(states(killed, capfd)) == ["finished", "running"]
     os.kill(tasks(killed)[0], signal.SIGKILL)  # the node is lost
-    wait_for(lambda: not workers(killed), 60)
-    wait_for(lambda: sorted(states(killed, capsys)) == ["finished", "lost"], 60)
+    wait_for(lambda: not workers(killed))
+    wait_for(lambda: sorted(states(killed, capfd)) == ["finished", "lost"])
+    assert [result["costs"]["resumed_from"] != [] for result in results(killed).values()] == [True]
 
     assert main(line(tiny, whole, *words)) == 0
-    assert submit(sweep).returncode == 0
-    wait_for(lambda: states(killed, capsys) == ["finished"] * 2, 120)
+    assert main(sweep) == 0
+    wait_for(lambda: states(killed, capfd) == ["finished"] * 2, 120)
     assert contents(killed) == contents(whole)
-    resumed = [result["costs"]["resumed_from"] for result in results(killed).values()]
-    assert any(resumed)
-    done = submit(sweep)  # all is there: the table, and no other submission
-    assert done.returncode == 0 and "accuracy" in done.stdout and len(record.submissions(killed)) == 2
-    assert not list(killed.glob(".launch/*/*.pkl"))
+    wait_for(lambda: not tasks(killed))
+    assert main(sweep) == 0 and "accuracy" in capfd.readouterr().out  # all is there: the table
+    assert len(record.submissions(killed)) == 2 and not list(killed.glob(".launch/*/*.pkl"))
 
 
-def states_of_words(root: Path) -> set[str]:
-    found = record.submissions(root)
-    words = [one.word(number) for one in found for number in range(len(one.runs))]
-    return {word.reason for word in words if word}
-
-
-def test_a_failure_is_a_row_and_the_job_goes_on(
-    tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_job_goes_on_after_a_failure_and_has_failed_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ("training.learning_rate=1e30,1e-2", "training.max_grad_norm=null", "optimizer=sgd")
-    sweep = line(tiny, tmp_path, *words, "--launcher=submitit-local", "--jobs=1")
-    assert submit(sweep).returncode == 0
-    wait_for(lambda: states(tmp_path, capsys) == ["failed", "finished"], 120)
-    assert "step" in status(tmp_path, capsys)[0]["last"]
-    assert submit(sweep).returncode == 1  # nothing is left to do: the table and its exit code
-    assert len(record.submissions(tmp_path)) == 1
+    scripts = ["echo lrexp: the disk is full >&2; exit 1", "kill -KILL $$", "exit 130", "exit 0"]
+    runs = [Entry(f"lora-{i}", f"seed={i}", 6, 0) for i in range(len(scripts))]
+    ours = record.begin(tmp_path, "submitit-local", runs, ["a: 1\n"] * len(scripts))
+
+    def start(folder: Path, text: str, until: None, environment: object, errors: IO[str]) -> subprocess.Popen[str]:
+        folder.mkdir()
+        return subprocess.Popen(["sh", "-c", scripts[int(folder.name[-1])]], stderr=errors, text=True)
+
+    monkeypatch.setattr("lrexp.launch.task.start", start)
+    monkeypatch.setattr("lrexp.launch.task.job", lambda: "7")
+    with pytest.raises(SystemExit) as end:
+        Task(str(ours.place), [0, 1, 2, 3])()
+    assert end.value.code == 1
+    words = [ours.word(number) for number in range(len(scripts))]
+    assert [word.state for word in words if word] == ["failed", "interrupted", "interrupted", "finished"]
+    assert [word.reason.partition(";")[0] for word in words if word] == [
+        "the disk is full", "its process was ended by SIGKILL", "", ""
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
