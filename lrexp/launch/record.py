@@ -5,7 +5,7 @@
     0000.yaml                       a run's frozen spec: nothing that is edited later reaches it
     0000.json                       the last word of the process that took the run: state, reason, node
     0000.err                        what the run's process wrote to standard error
-    4711_0_0_log.out, ...           the scheduler's own files
+    4711_0_0_log.err, ...           the scheduler's own files
 """
 
 from __future__ import annotations
@@ -73,6 +73,10 @@ class Submission:
     def errors(self, number: int) -> Path:
         """The file of a run's standard error."""
         return self.place / f"{number:04d}.err"
+
+    def log(self, job: str) -> Path:
+        """The file in which the scheduler keeps the standard error of a job, or of one of an array."""
+        return self.place / f"{job}_0_log.err"
 
     def word(self, number: int) -> Word | None:
         """The last word on a run; None before the first, or where it is damaged."""

@@ -153,6 +153,13 @@ def test_states_of_a_run_without_a_folder(
     assert standing.stand(ours, 0, element).state == state
 
 
+def test_a_lost_run_shows_what_the_scheduler_said_last(tmp_path: Path) -> None:
+    ours = entry(tmp_path)
+    ours.say(0, "running", "7_0")
+    ours.log("7_0").write_text("starting\nslurmstepd: error: Detected 1 oom_kill event\nsrun: Force Terminated\n")
+    assert standing.stand(ours, 0, None).last.endswith(": slurmstepd: error: Detected 1 oom_kill event")
+
+
 def test_status_shows_what_was_submitted_where_the_scheduler_is_silent(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
