@@ -37,7 +37,7 @@ def submitted_sweep(specs: list[tuple[RunSpec, str]], output_dir: str | None, op
 def tell(found: list[Job], ids: tuple[str, ...], count: int, root: Path) -> None:
     """Says what was submitted under which id, what was not, and how to see what becomes of it."""
     at_it, failed = (sum(job.state in states for job in found) for states in (("queued", "running"), ("failed",)))
-    parts = [f"{count} runs submitted as job {', '.join(ids)}"] if count else []
+    parts = [f"{count} run{'s' * (count > 1)} submitted as job {', '.join(ids)}"] if count else []
     parts += [f"{at_it - count} queued or running before"] if at_it > count else []
     parts += [f"{failed} failed, left alone without --retry"] if failed else []
     say = console()
