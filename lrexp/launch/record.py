@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from lrexp.engine.files import write_json, write_text
+from lrexp.spec.errors import InputError
 
 FOLDER = ".launch"
 FORMAT = 1
@@ -105,19 +106,26 @@ class Submission:
 
 
 def begin(root: Path, launcher: str, runs: list[Entry], specs: list[str]) -> Submission:
-    """Writes down what is about to be submitted, and freezes its specs, which are texts in the order of the runs."""
+    """Writes down what is about to be submitted, and freezes its specs, which are texts in the order of the runs.
+
+    Raises InputError where the disk takes nothing, and leaves nothing.
+    """
     place = root.absolute() / FOLDER / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-    place.mkdir(parents=True)
     submission = Submission(place, launcher, socket.gethostname(), tuple(runs))
-    for number, text in enumerate(specs):
-        write_text(submission.spec(number), text)
-    submission.write()
+    try:
+        place.mkdir(parents=True)
+        for number, text in enumerate(specs):
+            write_text(submission.spec(number), text)
+        submission.write()
+    except OSError as error:
+        forget(submission)
+        raise InputError(f"{place}: the specs cannot be written there ({error.strerror})") from error
     return submission
 
 
 def forget(submission: Submission) -> None:
     """Removes the record of what could not be submitted, and folders that are empty then."""
-    shutil.rmtree(submission.place)
+    shutil.rmtree(submission.place, ignore_errors=True)
     with suppress(OSError):
         submission.place.parent.rmdir()
         submission.place.parent.parent.rmdir()

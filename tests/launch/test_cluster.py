@@ -18,6 +18,7 @@ from lrexp.launch import record, standing
 from lrexp.launch.record import Entry
 from lrexp.launch.scheduler import Element
 from lrexp.launch.task import MOST_IDLE, Task
+from lrexp.spec.errors import InputError
 from tests.launch.test_sweep import LONG, contents, line, results, wait_for, workers
 
 pytest.importorskip("submitit")
@@ -134,6 +135,16 @@ def test_without_submitit_or_slurm_one_line_says_so(
 
 def entry(root: Path) -> record.Submission:
     return record.begin(root, "slurm", [Entry("lora-1", "seed=1", 6, 0)], ["a: 1\n"])
+
+
+def test_a_full_disk_leaves_no_half_submission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(record, "write_text", fail)
+    with pytest.raises(InputError, match="No space left"):
+        entry(tmp_path / "sweep")
+    assert not (tmp_path / "sweep").exists()
 
 
 @pytest.mark.parametrize(
