@@ -26,6 +26,7 @@ LONGEST = 300.0  # seconds that a busy machine may take for a step of the test
 
 
 def status(root: Path, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    capsys.readouterr()  # what was printed before
     assert main(["status", str(root), "--format=json"]) == 0
     return json.loads(capsys.readouterr().out)
 
