@@ -143,13 +143,12 @@ def disturb(sweep: Sweep, sampler: Sampler, laws: Laws, count: int) -> None:
 def disturb_submitted(sweep: Sweep, sampler: Sampler, laws: Laws, count: int) -> None:
     """Submitted, a worker killed, a job killed, the same line to the end, and once more."""
     laws.hold("the launcher leaves with 0", sweep.start().wait() == 0)
+    laws.hold("while all is submitted the line submits nothing", sweep.start().wait() == 0 and submissions(sweep) == 1)
     wait_for(lambda: len(sampler.alive) == 2 and in_the_middle(sweep, sampler, count // 4))
     struck = in_the_middle(sweep, sampler, 0)[:1]
     os.kill(struck[0], signal.SIGKILL)
     kept = [sweep.finished()]
     print(f"worker killed: {len(kept[0])} of {count} runs finished, run {sampler.seen[struck[0]][0]}", flush=True)
-    laws.hold("while all is submitted the line submits nothing", sweep.start().wait() == 0 and submissions(sweep) == 1)
-
     half = (len(sweep.finished()) + count) // 2
     wait_for(lambda: len(sampler.alive) == 2 and in_the_middle(sweep, sampler, half))
     victim = in_the_middle(sweep, sampler, 0)[0]
