@@ -62,6 +62,7 @@ class Sweep:
 
     def is_left(self) -> bool:
         """Whether nothing is queued or running any more."""
+        time.sleep(1)  # it takes a process to look
         return not {"queued", "running"} & set(self.states().values())
 
     def starts(self) -> dict[str, int]:

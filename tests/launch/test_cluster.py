@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,10 +20,17 @@ from lrexp.launch.record import Entry
 from lrexp.launch.scheduler import Element
 from lrexp.launch.task import MOST_IDLE, Task
 from lrexp.spec.errors import InputError
-from tests.launch.test_sweep import LONG, contents, line, results, wait_for, workers
+from tests.launch.test_sweep import LONG, contents, line, results, workers
 
 pytest.importorskip("submitit")
-LONGEST = 300.0  # seconds that a busy machine may take for a step of the test
+
+
+def until(condition: Callable[[], Any]) -> None:
+    """Waits, and lets the others work: what is waited for are several processes, one after another."""
+    last = time.monotonic() + 300.0
+    while not condition():
+        assert time.monotonic() < last, "it did not come"
+        time.sleep(0.1)
 
 
 def status(root: Path, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
@@ -63,20 +71,20 @@ def test_kills_and_requeues_lose_nothing(tiny: list[str], killed: Path, capfd: p
     assert main(sweep) == 0 and f"lrexp status {killed}" in capfd.readouterr().err
     assert main(sweep) == 0 and "2 queued or running before" in capfd.readouterr().err
     assert len(record.submissions(killed)) == 1  # not submitted twice
-    wait_for(lambda: list(killed.glob("*/checkpoints/step-*")), LONGEST)
+    until(lambda: list(killed.glob("*/checkpoints/step-*")))
     os.kill(tasks(killed)[0], signal.SIGUSR1)  # the job's time is over: a checkpoint, and the job is requeued
-    wait_for(lambda: len(list(killed.glob("*/checkpoints"))) == 2, LONGEST)
+    until(lambda: len(list(killed.glob("*/checkpoints"))) == 2)
     assert sorted(states(killed, capfd)) == ["finished", "running"]
     os.kill(tasks(killed)[0], signal.SIGKILL)  # the node is lost
-    wait_for(lambda: not workers(killed), LONGEST)
-    wait_for(lambda: sorted(states(killed, capfd)) == ["finished", "lost"], LONGEST)
+    until(lambda: not workers(killed) and not tasks(killed))
+    until(lambda: sorted(states(killed, capfd)) == ["finished", "lost"])
     assert [result["costs"]["resumed_from"] != [] for result in results(killed).values()] == [True]
 
     assert main(line(tiny, whole, *words)) == 0
     assert main(sweep) == 0
-    wait_for(lambda: states(killed, capfd) == ["finished"] * 2, LONGEST)
+    until(lambda: len(results(killed)) == 2 and not tasks(killed))
+    assert states(killed, capfd) == ["finished"] * 2
     assert contents(killed) == contents(whole)
-    wait_for(lambda: not tasks(killed), LONGEST)
     assert main(sweep) == 0 and "accuracy" in capfd.readouterr().out  # all is there: the table
     assert len(record.submissions(killed)) == 2 and not list(killed.glob(".launch/*/*.pkl"))
 
