@@ -17,7 +17,7 @@ import pytest
 from lrexp.cli import main
 from lrexp.launch import record, standing
 from lrexp.launch.record import Entry
-from lrexp.launch.scheduler import Element
+from lrexp.launch.scheduler import Element, living
 from lrexp.launch.task import MOST_IDLE, Task
 from lrexp.spec.errors import InputError
 from tests.launch.test_sweep import LONG, contents, line, results, workers
@@ -82,7 +82,7 @@ def test_kills_and_requeues_lose_nothing(tiny: list[str], killed: Path, capfd: p
 
     assert main(line(tiny, whole, *words)) == 0
     assert main(sweep) == 0
-    until(lambda: len(results(killed)) == 2 and not tasks(killed))
+    until(lambda: len(results(killed)) == 2 and not any(living(record.submissions(killed)).values()))
     assert states(killed, capfd) == ["finished"] * 2
     assert contents(killed) == contents(whole)
     assert main(sweep) == 0 and "accuracy" in capfd.readouterr().out  # all is there: the table
