@@ -23,6 +23,7 @@ COMMANDS = {
     "export": "a finished run as a PEFT adapter or as a plain folder of transformers",
     "list": "what can be chosen: methods, models, datasets, ...",
     "show": "one choice with every key, its type, default, paper value and meaning",
+    "status": "where the runs of a sweep stand: queued, running, finished, failed, lost; with job and node",
     "table": "rows of finished, failed and running runs, grouped over seeds",
     "plot": "learning curves, quality against cost, sensitivity to the learning rate",
     "report": "one HTML file on runs: summary, comparison, pictures, failures, settings",

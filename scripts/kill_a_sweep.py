@@ -2,10 +2,13 @@
 
     python scripts/kill_a_sweep.py                       # 12 runs of the embedded default, a few minutes on two cores
     python scripts/kill_a_sweep.py --max-steps 188 method=lora,pissa seed=1,2,3
+    python scripts/kill_a_sweep.py --launcher submitit-local
 
 The same line is given four times: its launcher is killed with SIGKILL in the middle, then one of its workers, then it
-goes to its end, then there is nothing left to do. What is shown: nothing is lost, no run is run twice, no run's folder
-ever has two processes, a finished run's result is not touched again, and the bytes are those of the undisturbed sweep.
+goes to its end, then there is nothing left to do. A launcher that submits and leaves is not there to be killed: a
+worker is killed, then a job with the runs that it still has, as if a node were lost. What is shown: nothing is lost, no
+run is run twice, no run's folder ever has two processes, a finished run's result is not touched again, and the bytes
+are those of the undisturbed sweep, which a pool runs.
 Arguments with an equals sign go to `lrexp train -m` in place of the default ones. Exit code 1 if a law is broken.
 """
 
@@ -18,75 +21,26 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import sweep_line
+from worker_sampler import EVERY, Sampler, parent
 
 FILES = ("metrics.jsonl", "predictions.parquet", "adapter.safetensors", "model.safetensors")
 DEFAULT = {"method": "lora,pissa,full", "seed": "1,2,3,4", "training.save_steps": "10", "hardware.threads": "1"}
 STARTED = "; spec "  # in the line of log.txt that each start of a run writes
-EVERY = 0.05
-
-
-class Sampler(threading.Thread):
-    """Looks for worker processes below a folder: when each was seen first and last, and who stood beside whom."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(daemon=True)
-        self.root = os.fsencode(root)
-        self.seen: dict[int, tuple[str, float, float]] = {}  # process: run, first, last
-        self.together: set[str] = set()  # runs that two processes had at a time
-        self.alive: list[int] = []
-        self.over = threading.Event()
-        self.lock = threading.Lock()
-
-    def run(self) -> None:
-        while not self.over.wait(EVERY):
-            self.look()
-
-    def look(self) -> None:
-        with self.lock:
-            self._look()
-
-    def _look(self) -> None:
-        now, there, seen = time.monotonic(), defaultdict(list), dict(self.seen)
-        for process in (int(name) for name in os.listdir("/proc") if name.isdecimal()):
-            run = self._run_of(process)
-            if run and parent(process) not in seen:  # a worker that starts git looks like two for an instant
-                there[run].append(process)
-                seen[process] = (run, seen.get(process, (run, now, now))[1], now)
-        self.seen = seen  # another one at each look: it is read by another thread
-        self.together |= {run for run, processes in there.items() if len(processes) > 1}
-        self.alive = [process for processes in there.values() for process in processes]
-
-    def _run_of(self, process: int) -> str | None:
-        try:
-            words = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
-        except OSError:
-            return None
-        if b"lrexp.launch.worker" not in words:
-            return None
-        return next((os.fsdecode(w).rpartition("/")[2] for w in words if w.startswith(self.root + b"/")), None)
-
-
-def parent(process: int) -> int | None:
-    try:
-        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return None
 
 
 class Sweep:
     """A sweep in a folder, and what its folder says."""
 
-    def __init__(self, overrides: list[str], root: Path) -> None:
-        pool = ["-m", "--launcher", "pool", "--jobs", "2"]
-        self.command = [sys.executable, "-m", "lrexp", "train", *pool, *overrides, f"output_dir={root}"]
+    def __init__(self, overrides: list[str], root: Path, launcher: str = "pool") -> None:
+        options = ["-m", "--launcher", launcher, "--jobs", "2"]
+        self.command = [sys.executable, "-m", "lrexp", "train", *options, *overrides, f"output_dir={root}"]
         self.root = root
 
     def start(self) -> subprocess.Popen[bytes]:
@@ -99,6 +53,17 @@ class Sweep:
             if json.loads(file.read_text())["status"] == "finished":
                 found[file.parent.name] = file.stat().st_mtime_ns
         return found
+
+    def states(self) -> dict[str, str]:
+        """What `lrexp status` says of each run."""
+        command = [sys.executable, "-m", "lrexp", "status", str(self.root), "--format", "json"]
+        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return {row["run"]: row["state"] for row in json.loads(found)}
+
+    def is_left(self) -> bool:
+        """Whether nothing is queued or running any more."""
+        time.sleep(1)  # it takes a process to look
+        return not {"queued", "running"} & set(self.states().values())
 
     def starts(self) -> dict[str, int]:
         """How often each run has begun or gone on, by its own log."""
@@ -118,11 +83,12 @@ class Laws:
 
 def main() -> int:
     parser = sweep_line.parser(__doc__)
+    parser.add_argument("--launcher", choices=("pool", "submitit-local"), default="pool")
     options = parser.parse_args()
     overrides = sweep_line.overrides(options, DEFAULT)
     work = Path(tempfile.mkdtemp(prefix="lrexp-sweep-"))
     laws = Laws()
-    whole, killed = Sweep(overrides, work / "whole"), Sweep(overrides, work / "killed")
+    whole, killed = Sweep(overrides, work / "whole"), Sweep(overrides, work / "killed", options.launcher)
     begin = time.monotonic()
     if whole.start().wait():
         sys.exit(f"the undisturbed sweep failed: {' '.join(whole.command)}")
@@ -130,7 +96,7 @@ def main() -> int:
     print(f"undisturbed: {count} runs in {time.monotonic() - begin:.0f} s", flush=True)
     sampler = Sampler(killed.root)
     sampler.start()
-    disturb(killed, sampler, laws, count)
+    {"pool": disturb, "submitit-local": disturb_submitted}[options.launcher](killed, sampler, laws, count)
     sampler.over.set()
     compare(whole, killed, laws)
     shutil.rmtree(work) if not laws.broken else print(f"left for a look: {work}")
@@ -172,10 +138,55 @@ def disturb(sweep: Sweep, sampler: Sampler, laws: Laws, count: int) -> None:
     code = sweep.start().wait()
     kept.append(sweep.finished())
     laws.hold("once more it starts nothing", code == 0 and (set(sampler.seen), sweep.starts()) == before)
+    hold_in_the_end(sweep, sampler, laws, kept, orphans | {victim})
+
+
+def disturb_submitted(sweep: Sweep, sampler: Sampler, laws: Laws, count: int) -> None:
+    """Submitted, a worker killed, a job killed, the same line to the end, and once more."""
+    laws.hold("the launcher leaves with 0", sweep.start().wait() == 0)
+    laws.hold("while all is submitted the line submits nothing", sweep.start().wait() == 0 and submissions(sweep) == 1)
+    wait_for(lambda: len(sampler.alive) == 2 and in_the_middle(sweep, sampler, count // 4))
+    struck = in_the_middle(sweep, sampler, 0)[:1]
+    os.kill(struck[0], signal.SIGKILL)
+    kept = [sweep.finished()]
+    print(f"worker killed: {len(kept[0])} of {count} runs finished, run {sampler.seen[struck[0]][0]}", flush=True)
+    half = (len(sweep.finished()) + count) // 2
+    wait_for(lambda: len(sampler.alive) == 2 and in_the_middle(sweep, sampler, half))
+    victim = in_the_middle(sweep, sampler, 0)[0]
+    job = parent(victim)
+    assert job is not None
+    os.kill(job, signal.SIGKILL)
+    kept.append(sweep.finished())
+    struck.append(victim)
+    print(f"job killed: {len(kept[1])} of {count} runs finished, at run {sampler.seen[victim][0]}", flush=True)
+    wait_for(sweep.is_left)
+    kept.append(sweep.finished())
+    states = Counter(sweep.states().values())
+    figures = ", ".join(f"{number} {state}" for state, number in states.items())
+    all_marked = sum(states.values()) == count and set(states) <= {"finished", "interrupted", "lost"}
+    laws.hold("every run is finished or marked", all_marked and len(kept[2]) == states["finished"], figures)
+
+    code = sweep.start().wait()
+    wait_for(sweep.is_left)
+    kept.append(sweep.finished())
+    laws.hold("the same line finishes the rest", code == 0 and len(kept[3]) == count, f"exit code {code}")
+    before = set(sampler.seen), sweep.starts()
+    code = sweep.start().wait()
+    kept.append(sweep.finished())
+    laws.hold("once more it starts nothing", code == 0 and (set(sampler.seen), sweep.starts()) == before)
+    hold_in_the_end(sweep, sampler, laws, kept, set(struck))
+
+
+def submissions(sweep: Sweep) -> int:
+    return len(list(sweep.root.glob(".launch/*/launch.json")))
+
+
+def hold_in_the_end(sweep: Sweep, sampler: Sampler, laws: Laws, kept: list[dict[str, int]], struck: set[int]) -> None:
+    """What holds for every launcher; `kept` are the finished runs as they were seen on the way."""
     untouched = all(kept[-1].get(run) == written for one in kept for run, written in one.items())
     laws.hold("no finished run is begun again", untouched, "result.json as it was written first, in all of them")
     laws.hold("no run's folder has two processes", not sampler.together, ", ".join(sampler.together))
-    report_starts(sweep, sampler, laws, orphans | {victim})
+    report_starts(sweep, sampler, laws, struck)
 
 
 def in_the_middle(sweep: Sweep, sampler: Sampler, done: int) -> list[int]:

@@ -147,6 +147,8 @@ def launchers() -> Iterator[Finding]:
     per = "one per device" if devices else f"of {threads} threads"
     todo = f"hardware.threads=1: {cores} at a time" if not devices and fit < cores else ""
     yield Finding("launchers", "ok", f"serial; pool: {fit} run{'s' * (fit > 1)} at a time, {per}", todo)
+    if shutil.which("sbatch") is not None:
+        yield _package("submitit", "submitit", "--launcher slurm", needed=False)
 
 
 def usable_cores() -> int:

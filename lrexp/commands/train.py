@@ -21,12 +21,21 @@ quarter and a half of the steps the better half goes on (tune.halving=N: one in 
 train; then all seeds run with the best rate. tune=KEY tunes any other key, tune.sampler=tpe lets Optuna ask. The same
 line goes on after a kill, and ends with the bytes of runs that were never paused.
 
+    lrexp train -m --launcher slurm --slurm partition=gpu method=lora,pissa seed=1,2,3 hardware=cuda output_dir=sweep
+
+A job array of SLURM (pip install "lrexp[cluster]"): the specs are frozen in sweep/.launch, so the shell may be closed
+and files may be edited. lrexp status sweep shows where the runs stand. Before its time is over a run writes a
+checkpoint, and its job is requeued. The same line submits what was lost, and never what is queued or running. CPUs and
+GPUs are those of hardware.threads, hardware.processes and hardware.device; time is four hours if you give none.
+
 Options:
     --again           run a finished spec once more, into a new folder beside the first (DIR-2, then DIR-3); a repeat
                       that was interrupted or has failed is gone on with first
     -m, --multirun    a sweep
-    --launcher NAME   serial (default), or pool: several runs at a time, each with its GPU or its hardware.threads
-    --jobs N          runs at a time in a pool; default: one per GPU, or as many as fit the cores
+    --launcher NAME   serial (default); pool: several runs at a time, each with its GPU or its hardware.threads; slurm:
+                      one job array, then leave; submitit-local: as a pool, in processes that stay, then leave
+    --jobs N          runs at a time; default: one per GPU, or as many as fit the cores; for slurm as many as it lets
+    --slurm KEY=VALUE what sbatch is asked for, as often as needed: partition=gpu, time=8:00:00, account=me, mem=32G
     --dry-run         list the runs of a sweep, start none
     --fail-fast       end a sweep at its first failure; running runs write checkpoints
     --retry           try failed runs of a sweep again
@@ -51,7 +60,7 @@ from lrexp.spec import compose
 from lrexp.spec.errors import InputError
 from lrexp.spec.run_spec import RunSpec
 
-SWEEP_OPTIONS = ("launcher", "jobs", "dry_run", "fail_fast", "retry")  # what means nothing without -m
+SWEEP_OPTIONS = ("launcher", "jobs", "dry_run", "fail_fast", "retry", "slurm")  # what means nothing without -m
 
 
 def main(arguments: list[str]) -> int:
@@ -91,6 +100,7 @@ def parser() -> Parser:
     options.add_argument("-m", "--multirun", action="store_true")
     options.add_argument("--launcher", choices=LAUNCHERS, default="serial")
     options.add_argument("--jobs", type=int)
+    options.add_argument("--slurm", action="append", default=[], metavar="KEY=VALUE")
     for name in ("--dry-run", "--fail-fast", "--retry"):
         options.add_argument(name, action="store_true")
     return options

@@ -89,8 +89,8 @@ def refuse_unwritable(folder: Path) -> None:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Makes the folder if need be and holds a lock on it. Raises InputError if another process has it."""
+def held(folder: Path, busy: str = "another process is running this spec right now") -> Iterator[None]:
+    """Makes the folder if need be and holds a lock on it. Raises InputError, with `busy`, if another process has it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
@@ -98,7 +98,7 @@ def held(folder: Path) -> Iterator[None]:
         raise InputError(f"{folder}: cannot be made or opened ({error.strerror}).") from error
     try:
         if not _lock(descriptor):
-            raise InputError(f"{folder}: another process is running this spec right now.")
+            raise InputError(f"{folder}: {busy}.")
         yield
     finally:
         os.close(descriptor)

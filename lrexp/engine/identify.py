@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,11 +48,22 @@ class Run:
         return then != self.facts["data_fingerprint"]
 
 
-def identify(spec: RunSpec, then: dict[str, Any] | None = None) -> Run:
+def resolve(device: str) -> torch.device:
+    """The device that `hardware.device` names. Raises InputError where there is none."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("hardware=cuda: torch sees no CUDA device here. hardware=cpu runs everywhere.")
+    return torch.device(device)
+
+
+def identify(
+    spec: RunSpec, then: dict[str, Any] | None = None, resolve: Callable[[str], torch.device] = resolve
+) -> Run:
     """Checks ranges and combinations, resolves the device, hashes what decides the numbers.
 
-    `then` is the provenance of a frozen spec: where versions or data have changed since, the row is marked. Raises
-    InputError.
+    `then` is the provenance of a frozen spec: where versions or data have changed since, the row is marked. `resolve`
+    is another one where the run's device is not one of this machine. Raises InputError.
     """
     method = build_method(spec)
     make_optimizer(spec.optimizer, 1.0)
@@ -155,15 +167,6 @@ def build_method(spec: RunSpec) -> Method:
     section = {k: v for k, v in spec.method.items() if k not in ("name", "tuning")}
     cls = catalog.load(spec.method["name"])
     return cls(from_mapping(cls.Hyperparameters, section, "method"))
-
-
-def resolve(device: str) -> torch.device:
-    """The device that `hardware.device` names. Raises InputError where there is none."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("hardware=cuda: torch sees no CUDA device here. hardware=cpu runs everywhere.")
-    return torch.device(device)
 
 
 def refuse_combinations(spec: RunSpec) -> None:

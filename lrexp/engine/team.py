@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from lrexp.spec.errors import RunError
 from lrexp.spec.run_spec import RunSpec
+from lrexp.spec.yaml_text import END
 
-END = "\n...\n"  # YAML's own mark: the spec is whole
 BUCKET = 1 << 25  # bytes of gradients that are summed at a time
 PATIENCE = timedelta(
     days=7

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from lrexp.engine import folder as folders
-from lrexp.engine.identify import Run, identify
+from lrexp.engine.identify import Run, identify, resolve
 from lrexp.engine.sampler import total_steps
 from lrexp.report.collect import last_step, locked
 from lrexp.spec import rungs
@@ -28,7 +31,7 @@ class Extent(NamedTuple):
 class Job:
     """A frozen spec on its way through a launcher.
 
-    `state` is waiting, running, finished, failed, interrupted or paused: as far as `until`, a step short of the last.
+    `state` is waiting, queued, running, finished, failed, interrupted or paused (at `until`, before the last step).
     """
 
     spec: RunSpec
@@ -66,17 +69,21 @@ class Job:
 
 
 def jobs(
-    specs: list[tuple[RunSpec, str]], output_dir: str | None, extents: dict[str, Extent] | None = None
+    specs: list[tuple[RunSpec, str]],
+    output_dir: str | None,
+    extents: dict[str, Extent] | None = None,
+    resolve: Callable[[str], torch.device] = resolve,
 ) -> list[Job]:
     """The runs of a sweep, each spec once. Raises InputError for a spec that could not run, before any is started.
 
-    `extents` holds what is known from specs that were looked at before, and takes in what is found.
+    `extents` holds what is known from specs that were looked at before, and takes in what is found;
+    `resolve` is `identify`'s.
     """
     found: dict[Path, Job] = {}
     extents = {} if extents is None else extents
     for spec, label in specs:
         try:
-            run = identify(spec)
+            run = identify(spec, resolve=resolve)
             steps = total_steps(spec.training, *_rehearse(run, extents), spec.hardware.processes)
         except InputError as error:
             raise InputError(f"{label}: {error}") from error

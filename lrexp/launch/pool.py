@@ -6,16 +6,14 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import IO
 
-from lrexp.engine.team import END
+from lrexp.launch import process
 from lrexp.launch.job import Job
-from lrexp.launch.worker import PAUSED
 
 TICK = 0.1
 Tell = Callable[[Job], None]
@@ -83,20 +81,11 @@ class Pool:
         slot = next(i for i in range(self.size) if i not in taken)
         environment = dict(os.environ)
         if self.devices:
-            wanted = range(slot * job.spec.hardware.processes, (slot + 1) * job.spec.hardware.processes)
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(self.devices[i % len(self.devices)] for i in wanted)
+            environment["CUDA_VISIBLE_DEVICES"] = share(self.devices, slot, job.spec.hardware.processes)
         errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (closed by _collect)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "lrexp.launch.worker", str(job.folder), *([str(job.until)] if job.until else [])],
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, text=True, env=environment,
-            start_new_session=True,
-        )  # fmt: skip
-        assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(job.text().rstrip("\n") + END)
-            process.stdin.flush()
+        started = process.start(job.folder, job.text(), job.until, environment, errors)
         job.state, job.attempts = "running", job.attempts + 1
-        self.workers.append(Worker(job, process, errors, slot))
+        self.workers.append(Worker(job, started, errors, slot))
         self.tell(job)
 
     def _collect(self) -> None:
@@ -111,20 +100,16 @@ class Pool:
                 self.stop()
 
 
+def share(devices: list[str], slot: int, processes: int) -> str:
+    """The devices of a place in a pool, as CUDA_VISIBLE_DEVICES names them: one for each process of a run."""
+    return ",".join(devices[i % len(devices)] for i in range(slot * processes, (slot + 1) * processes))
+
+
 def _outcome(job: Job, worker: Worker) -> str:
     """What became of a job whose process has ended."""
-    code = worker.process.returncode
-    if code == 0 or job.look() == "finished":  # a kill may come when all is written
+    if job.look() == "finished":  # a kill may come when all is written
         return "finished"
-    if code == 130:
-        return "interrupted"
-    if code == PAUSED:
-        return "paused"
-    worker.errors.seek(0)
-    lines = [line.removeprefix("lrexp: ").strip() for line in worker.errors.read().splitlines() if line.strip()]
-    if code < 0:
-        job.error = f"its process was ended by {signal.Signals(-code).name}; the same line goes on from its checkpoint"
-        return "interrupted"
-    if job.look() != "failed":
-        job.error = lines[-1] if lines else f"its process ended with exit code {code}"
-    return "failed"
+    state, reason = process.ending(worker.process.returncode, worker.errors)
+    if not (state == "failed" and job.look() == "failed"):
+        job.error = reason
+    return state

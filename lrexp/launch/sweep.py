@@ -20,10 +20,11 @@ from lrexp.spec.errors import Interrupted
 class Launch:
     """How a sweep's runs are started."""
 
-    launcher: str = "serial"  # serial or pool
+    launcher: str = "serial"  # serial, pool, slurm or submitit-local
     jobs: int | None = None  # workers of a pool; None: one per GPU, or as many as the threads of a run fit the cores
     fail_fast: bool = False
     retry: bool = False
+    slurm: tuple[str, ...] = ()  # KEY=VALUE for sbatch
 
 
 def launch(jobs: list[Job], how: Launch) -> list[Job]:

@@ -13,12 +13,12 @@ import signal
 import sys
 import threading
 
-from lrexp.engine.team import END
+from lrexp.engine.team import number
+from lrexp.launch.process import PAUSED
 from lrexp.spec.errors import Paused
 from lrexp.spec.guard import guarded
 from lrexp.spec.run_spec import RunSpec
-
-PAUSED = 75
+from lrexp.spec.yaml_text import END
 
 
 def main(arguments: list[str]) -> int:
@@ -30,6 +30,8 @@ def main(arguments: list[str]) -> int:
             return 130  # the launcher was gone before it had said what to do
         text += line
     threading.Thread(target=_watch, daemon=True).start()
+    if number():
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # SLURM sends it to all processes; the run's first one acts on it
     spec, _ = RunSpec.parse(text.removesuffix(END) + "\n", "the spec")
 
     from lrexp.train import train

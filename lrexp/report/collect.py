@@ -44,7 +44,7 @@ def collect(directories: Sequence[str | Path]) -> list[Run]:
     """
     folders: dict[str, Path] = {}
     for directory in map(Path, directories):
-        for folder in _find(directory):
+        for folder in _some(directory):
             real = os.path.realpath(folder)
             folders[real] = min(folders.get(real, folder), folder, key=lambda path: len(path.parts))
     return [read_run(folder) for folder in sorted(folders.values(), key=_natural)]
@@ -114,12 +114,17 @@ def last_step(folder: Path) -> int | None:
     return None
 
 
-def _find(directory: Path) -> list[Path]:
+def find(directory: Path) -> list[Path]:
+    """The folders of all runs at any depth below `directory`. Raises InputError where it is none, or cannot be read."""
     if not directory.exists():
         raise InputError(f"{directory}: no such folder. Folders that hold runs are needed, such as outputs")
     if not directory.is_dir():
         raise InputError(f"{directory}: this is a file. Folders that hold runs are needed, such as outputs")
-    found = list(_walk(directory))
+    return sorted(_walk(directory), key=_natural)
+
+
+def _some(directory: Path) -> list[Path]:
+    found = find(directory)
     if not found:
         raise InputError(f"{directory}: no run in it: a run is a folder with {SPEC}, at any depth")
     return found

@@ -21,6 +21,7 @@ from lrexp.spec.errors import InputError
 
 LARGEST = 1 << 20  # bytes: a spec has some 4 KiB
 DEEPEST = 20
+END = "\n...\n"  # YAML's own mark, where a text is sent: it is whole
 PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./+()-]*")
 RESERVED = {"null", "true", "false", "yes", "no", "on", "off", "y", "n", "nan", "inf"}
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -34,6 +34,7 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
         ["train", "method.rr=3"],
         ["table", "--help"],
         ["plot", "--help"],
+        ["status", "nowhere"],
         ["verify", "--help"],
     ],
 )
