@@ -38,6 +38,8 @@ def standard_deviation(values: Sequence[float]) -> float | None:
     """Of the sample, over seeds: sqrt(sum((x - mean)^2) / (n - 1)); None where n is 1."""
     if len(values) < 2:
         return None
+    if min(values) == max(values):
+        return 0.0  # not what rounding makes of it
     centre = mean(values)
     return math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1))
 

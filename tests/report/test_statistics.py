@@ -38,6 +38,8 @@ def test_one_seed_has_no_spread_and_no_interval() -> None:
 def test_equal_seeds_have_an_interval_of_no_width() -> None:
     assert standard_deviation([0.5, 0.5, 0.5]) == 0
     assert interval([0.5, 0.5, 0.5]) == (0.5, 0.5)
+    value = 279 / 408  # whose mean over three is not itself, by rounding
+    assert standard_deviation([value] * 3) == 0
 
 
 def test_the_sum_is_exact() -> None:
