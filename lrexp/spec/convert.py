@@ -102,12 +102,16 @@ def clip(text: str, length: int = 80) -> str:
 
 
 def unknown(where: str, name: str, names: Iterable[str], kind: str, plural: str = "Known") -> str:
-    """The message for a name that is none of `names`: what is near, and what is known."""
+    """The message for a name that is none of `names`: what is near, and what is known.
+
+    Of `where` only what follows a file's name and a colon is cut to a length: the key must be seen.
+    """
+    place, colon, key = where.rpartition(": ")
     known = list(names)
     near = nearest(name, known)
     hint = f" {near[0].upper()}{near[1:]}" if near else ""
     shown = ", ".join(known[:MOST_NAMES]) + (", ..." if len(known) > MOST_NAMES else "")
-    return f"{clip(where)}: unknown {kind}.{hint} {plural}: {shown or 'none'}"
+    return f"{place}{colon}{clip(key)}: unknown {kind}.{hint} {plural}: {shown or 'none'}"
 
 
 def number(text: str) -> int | float | None:
