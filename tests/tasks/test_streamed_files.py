@@ -31,10 +31,13 @@ def test_the_fingerprint_is_of_the_content(place: Path, tmp_path: Path) -> None:
     assert hub != one and build.fingerprint(section(None, revision="x")) != hub
 
 
+CUT_SHORT = gzip.compress(b'{"text": "a"}\n' * 90, mtime=0)[:-20]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("c4-train.00000-of-00003.json.gz", gzip.compress(b'{"text": "a"}\n' * 90)[:-20], r"json\.gz cannot be read"),
+        ("c4-train.00000-of-00003.json.gz", CUT_SHORT, r"json\.gz cannot be read"),
         ("c4-train.00000-of-00003.json.gz", b"no gzip", r"json\.gz cannot be read"),
         ("c4-train.00002-of-00003.json", b'{"text": "a"}\n{"tex', "line 2 is not a JSON object; cut short"),
         ("c4-train.00002-of-00003.json", b'{"content": "a"}\n', "line 1 has no text in 'text'; dataset.text_column"),
