@@ -73,7 +73,7 @@ def parser() -> Parser:
 
 def run(claim: Claim, how: SweepOptions) -> dict[str, list[Any]]:
     """The runs of each side, at their end; finished ones are not run again."""
-    from lrexp.commands.tuning import tuned_runs
+    from lrexp.commands.tuning import families_of, tuned_runs
     from lrexp.launch.job import jobs
     from lrexp.launch.sweep import launch
     from lrexp.report.collect import read_run
@@ -83,6 +83,10 @@ def run(claim: Claim, how: SweepOptions) -> dict[str, list[Any]]:
     plain = []
     for side in claim.sides:
         tuning, words = split(claim.words(side))
+        if tuning is not None and how.dry_run:
+            families = families_of([*words, f"output_dir={root}"], tuning)[0]
+            plain += [trial.job for family in families if family.ask() for trial in family.trials]
+            continue
         if tuning is not None:
             folders[side] = [job.folder for job in tuned_runs([*words, f"output_dir={root}"], tuning, how)]
             continue

@@ -71,12 +71,12 @@ def tuned(families: list[Family], tuning: Tuning, seeds: list[str], runs: Jobs, 
     for each in families:
         best = each.best()
         what = f"{leaf(tuning.key)}={best.value:g}" if best else "nothing, every run has failed"
-        tried = f"{len(each.trials)} values tried, {each.spent():.2g} whole runs in all"
+        tried = f"{len(each.trials)} values tried, {each.spent():.2g} whole runs up to the rungs"
         say(f"{each.label}: {what} chosen ({tried})")
     return ended
 
 
-def family(spec: RunSpec, label: str, tuning: Tuning, runs: Callable[[list[tuple[RunSpec, str]]], list[Job]]) -> Family:
+def family(spec: RunSpec, label: str, tuning: Tuning, runs: Jobs) -> Family:
     """The runs of one spec that differ in the tuned key. Raises InputError where no range is known."""
     low, high = candidates(tuning, spec)
     is_whole = isinstance(value_of(spec, tuning.key), int) and low == int(low) and high == int(high)

@@ -3,7 +3,7 @@
 There is no wrapper around the model, so that a method's hooks, penalties and per-layer updates are what they are in one
 process. The first process is the run: it alone evaluates, writes and listens to signals. The others keep the same
 weights and moments by doing the same arithmetic; that they started from the same is checked. gloo carries the sums on
-the CPU, NCCL on CUDA. Under torchrun the processes are there already, else the first one starts the others.
+the CPU, NCCL on CUDA. The first process starts the others, on its own machine.
 """
 
 from __future__ import annotations
@@ -24,14 +24,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from lrexp.engine.process import ending, start
 from lrexp.spec.errors import RunError
 from lrexp.spec.run_spec import RunSpec
-from lrexp.spec.yaml_text import END
 
 BUCKET = 1 << 25  # bytes of gradients that are summed at a time
-PATIENCE = timedelta(
-    days=7
-)  # an evaluation, in which the others wait, may take its time; a dead process is seen at once
+PATIENCE = timedelta(days=7)  # the others wait for an evaluation as long as it takes; a dead process is seen at once
 GRACE = 5.0  # seconds for the others to say why they have ended
 RANK, MEETING = "LREXP_PROCESS", "LREXP_MEETING"  # which one a process is, and the file where all meet
 
@@ -98,10 +96,8 @@ class Team:
         last = time.monotonic() + GRACE
         while self.others and time.monotonic() < last:
             for rank, (process, errors) in enumerate(self.others, start=1):
-                if process.poll() not in (None, 0):
-                    errors.seek(0)
-                    lines = [line.removeprefix("lrexp: ").strip() for line in errors if line.strip()]
-                    what = lines[-1] if lines else f"exit code {process.returncode}"
+                if code := process.poll():
+                    what = ending(code, errors)[1]
                     return RunError(f"process {rank} of hardware.processes={self.size} has ended: {what}")
             time.sleep(0.1)
         return None
@@ -119,19 +115,15 @@ def together(spec: RunSpec, spec_hash: str, folder: Path) -> Iterator[Team]:
         return
     cuda = spec.hardware.device == "cuda"
     with tempfile.TemporaryDirectory(prefix="lrexp-") as place:
-        if "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ:  # torchrun
-            team, meeting = Team(int(os.environ["RANK"]), size), "env://"
-            local = int(os.environ["LOCAL_RANK"])
-        else:
-            meeting = os.environ.get(MEETING, f"file://{place}/meeting")
-            team, local = Team(rank := int(os.environ.get(RANK, "0")), size), rank
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a host's own name may lead nowhere
-            if rank == 0:
-                text = spec.to_yaml({"spec_hash": spec_hash})
-                team.others = [_start(rank, meeting, text, folder) for rank in range(1, size)]
+        meeting = os.environ.get(MEETING, f"file://{place}/meeting")
+        team = Team(number(), size)
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a host's own name may lead nowhere
+        if team.is_first:
+            text = spec.to_yaml({"spec_hash": spec_hash})
+            team.others = [_start(rank, meeting, text, folder) for rank in range(1, size)]
         try:
             if cuda:
-                torch.cuda.set_device(local)
+                torch.cuda.set_device(team.rank)
             dist.init_process_group("nccl" if cuda else "gloo", meeting, PATIENCE, size, team.rank)
             yield team
         finally:
@@ -148,22 +140,13 @@ def together(spec: RunSpec, spec_hash: str, folder: Path) -> Iterator[Team]:
 
 def number() -> int:
     """Which process of its run this one is, from 0."""
-    return int(os.environ.get(RANK) or os.environ.get("RANK") or 0)
+    return int(os.environ.get(RANK, "0"))
 
 
 def _start(rank: int, meeting: str, text: str, folder: Path) -> tuple[subprocess.Popen[str], IO[str]]:
     """Another process of the run, the spec on its standard input, which stays open as long as this one lives."""
-    environment = os.environ | {RANK: str(rank), MEETING: meeting}
     errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (closed by `together`)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lrexp.launch.worker", str(folder)],
-        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, text=True, env=environment,
-        start_new_session=True,
-    )  # fmt: skip
-    assert process.stdin is not None
-    process.stdin.write(text.rstrip("\n") + END)
-    process.stdin.flush()
-    return process, errors
+    return start(folder, text, None, os.environ | {RANK: str(rank), MEETING: meeting}, errors), errors
 
 
 def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lrexp.launch.process import ending, start
+from lrexp.engine.process import ending, start
 from lrexp.launch.record import Submission, read
 from lrexp.report.collect import last_step, locked, read_run
 

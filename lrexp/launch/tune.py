@@ -14,8 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from lrexp.engine import folder as folders
 from lrexp.launch.job import Job
 from lrexp.launch.sampler import Sampler
+from lrexp.report.tuned import SPLITS
 from lrexp.spec import rungs
 from lrexp.spec.result import LOWER_IS_BETTER
 from lrexp.spec.run_spec import RunSpec
@@ -98,8 +100,8 @@ class Family:
         return max(self.winners, key=Trial.goodness, default=None)
 
     def spent(self) -> float:
-        """What the trials have cost, in whole runs."""
-        return sum(trial.job.step() / trial.job.steps for trial in self.trials if trial.job.steps)
+        """What the trials have cost up to their last rungs, in whole runs."""
+        return sum(steps[-1]["step"] / t.job.steps for t in self.trials if (steps := rungs.read(t.job.folder)))
 
 
 def tune(families: list[Family], tuning: Tuning, run: Run, say: Callable[[str], None]) -> None:
@@ -122,5 +124,16 @@ def tune(families: list[Family], tuning: Tuning, run: Run, say: Callable[[str], 
 
 
 def standing(job: Job) -> dict[str, Any] | None:
-    """How good a run was at its rung; None where it has not come there."""
-    return rungs.reached(job.folder, job.until) if job.until is not None else None
+    """How good a run was at its rung; at its end, where it was finished before; None where it has not come there."""
+    if job.until is None:
+        return None
+    return rungs.reached(job.folder, job.until) or _ended(job)
+
+
+def _ended(job: Job) -> dict[str, Any] | None:
+    result = folders.finished(job.folder) or {}
+    metric, metrics = result.get("primary_metric"), result.get("metrics", {})
+    for split in SPLITS:
+        if split != result.get("evaluated_on") and f"{split}_{metric}" in metrics:
+            return {"metric": metric, "value": metrics[f"{split}_{metric}"], "loss": metrics.get(f"{split}_loss")}
+    return None

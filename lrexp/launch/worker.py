@@ -13,8 +13,8 @@ import signal
 import sys
 import threading
 
+from lrexp.engine.process import PAUSED
 from lrexp.engine.team import number
-from lrexp.launch.process import PAUSED
 from lrexp.spec.errors import Paused
 from lrexp.spec.guard import guarded
 from lrexp.spec.run_spec import RunSpec
