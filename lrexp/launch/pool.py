@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import IO
 
-from lrexp.launch import process
+from lrexp.engine import process
 from lrexp.launch.job import Job
 
 TICK = 0.1

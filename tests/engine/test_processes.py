@@ -19,6 +19,7 @@ from lrexp.engine.team import ALONE, _buckets
 from lrexp.spec.run_spec import RunSpec
 from lrexp.spec.yaml_text import read_file
 from tests.conftest import Runner, merged
+from tests.launch.test_sweep import workers
 
 EXACT = ("hardware.precision=float64", "training.max_steps=20")
 BOTH = ("hardware.processes=2", "training.per_device_train_batch_size=4")
@@ -79,11 +80,11 @@ def test_a_process_that_dies_is_named(tiny: list[str], tmp_path: Path) -> None:
     last = time.monotonic() + 120
     while not list(folder.glob("checkpoints/step-*")) and time.monotonic() < last:
         time.sleep(0.05)
-    for number in _others(folder):
+    for number in workers(folder):
         os.kill(number, signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "process 1 of hardware.processes=2 has ended: exit code -9" in errors
+    assert "process 1 of hardware.processes=2 has ended: its process was ended by SIGKILL" in errors
     assert json.loads((folder / "result.json").read_text())["status"] == "failed"
 
 
@@ -96,6 +97,13 @@ def test_one_process_has_the_hash_that_it_had(run: Runner) -> None:
     del older["hardware"]["processes"]
     kept = facts["model_fingerprint"], facts["data_fingerprint"]
     assert RunSpec.from_dict(older).spec_hash(*kept) == spec.spec_hash(*kept) == facts["spec_hash"]
+
+
+def test_a_rank_of_other_launchers_means_nothing(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result, folder = run("training.max_steps=1")
+    assert result["status"] == "finished" and (folder / "result.json").exists()
 
 
 def test_alone_nothing_is_summed() -> None:
@@ -114,21 +122,8 @@ def test_buckets_keep_order_and_dtypes_apart() -> None:
     ]  # fmt: skip
 
 
-def _others(folder: Path) -> list[int]:
-    """The processes beside the first of the run in a folder."""
-    found = []
-    for place in Path("/proc").iterdir():
-        try:
-            command = (place / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"lrexp.launch.worker" in command and os.fsencode(folder) in command:
-            found.append(int(place.name))
-    return found
-
-
 def _gone(folder: Path) -> bool:
     last = time.monotonic() + 30
-    while _others(folder) and time.monotonic() < last:
+    while workers(folder) and time.monotonic() < last:
         time.sleep(0.1)
-    return not _others(folder)
+    return not workers(folder)

@@ -11,7 +11,7 @@ import pytest
 from lrexp.cli import main
 from lrexp.launch.job import Job
 from lrexp.launch.sampler import TPE, Grid
-from lrexp.launch.tune import Family, tune
+from lrexp.launch.tune import Family, standing, tune
 from lrexp.report.collect import collect
 from lrexp.spec import rungs
 from lrexp.spec.errors import InputError
@@ -74,6 +74,22 @@ def test_the_better_half_goes_on(tmp_path: Path, metric: str, steps: float) -> N
     assert first == ["0.0001", "0.001", "0.01", "0.1", "1"]
     assert [label for label, until in bench.ran if until == 25] == ["0.001", "0.01", "0.1"]
     assert [label for label, until in bench.ran if until == 50] == ["0.001", "0.01"]
+
+
+def test_what_was_finished_before_is_measured_by_its_end(tmp_path: Path) -> None:
+    job = Bench(tmp_path).make([0.01])[0]
+    job.until = 25
+    job.folder.mkdir()
+    result = {"status": "finished", "primary_metric": "accuracy", "evaluated_on": "validation"}
+    metrics = {"accuracy": 0.9, "validation_accuracy": 0.9, "selection_accuracy": 0.7, "selection_loss": 0.5}
+    (job.folder / "result.json").write_text(json.dumps(result | {"metrics": metrics}))
+    assert standing(job) == {"metric": "accuracy", "value": 0.7, "loss": 0.5}  # never by the split that is reported
+    (job.folder / "result.json").write_text(json.dumps(result | {"metrics": {"accuracy": 0.9}}))
+    assert standing(job) is None
+
+
+def test_the_cost_is_counted_by_rungs(tmp_path: Path) -> None:
+    assert found(Bench(tmp_path), Tuning("training.learning_rate", trials=4)).spent() == 2 * 0.25 + 2 * 0.5
 
 
 def test_failed_runs_are_out_and_all_may_fail(tmp_path: Path) -> None:
