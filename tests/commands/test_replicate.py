@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 
 from lrexp.cli import main
+from lrexp.commands.sweep import compose_all
+from lrexp.launch.job import jobs
+from lrexp.spec import claim as claims
+from lrexp.train import train
 
 
 def claim(tiny: list[str], place: Path, *more: str) -> str:
@@ -26,6 +30,10 @@ def test_a_claim_is_run_and_judged_once(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     line = ["replicate", claim(tiny, tmp_path / "mine.yaml"), "--jobs", "2"]
+    found = claims.read(str(tmp_path / "mine.yaml"))
+    specs = [spec for side in found.sides for spec, _ in compose_all(found.words(side))[0]]
+    for job in jobs([(spec, "") for spec in specs[:-1]], "outputs/claims/mine"):
+        train(job.spec, str(job.folder))  # in this process, which is quicker; the last is left to the command
     assert main([*line, "--format", "json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [(row["verdict"], row["pairs"]) for row in rows] == [("seen here", 3)]
