@@ -132,12 +132,7 @@ def disturb(sweep: Sweep, sampler: Sampler, laws: Laws, count: int) -> None:
     laws.hold("it leaves the killed run alone", len(kept[2]) == count - 1, f"{len(kept[2])} of {count} finished")
 
     code = sweep.start().wait()
-    kept.append(sweep.finished())
-    laws.hold("the same line finishes the rest", code == 0 and len(kept[3]) == count, f"exit code {code}")
-    before = set(sampler.seen), sweep.starts()
-    code = sweep.start().wait()
-    kept.append(sweep.finished())
-    laws.hold("once more it starts nothing", code == 0 and (set(sampler.seen), sweep.starts()) == before)
+    hold_twice(code, sweep, sampler, laws, kept, count)
     hold_in_the_end(sweep, sampler, laws, kept, orphans | {victim})
 
 
@@ -168,17 +163,22 @@ def disturb_submitted(sweep: Sweep, sampler: Sampler, laws: Laws, count: int) ->
 
     code = sweep.start().wait()
     wait_for(sweep.is_left)
-    kept.append(sweep.finished())
-    laws.hold("the same line finishes the rest", code == 0 and len(kept[3]) == count, f"exit code {code}")
-    before = set(sampler.seen), sweep.starts()
-    code = sweep.start().wait()
-    kept.append(sweep.finished())
-    laws.hold("once more it starts nothing", code == 0 and (set(sampler.seen), sweep.starts()) == before)
+    hold_twice(code, sweep, sampler, laws, kept, count)
     hold_in_the_end(sweep, sampler, laws, kept, set(struck))
 
 
 def submissions(sweep: Sweep) -> int:
     return len(list(sweep.root.glob(".launch/*/launch.json")))
+
+
+def hold_twice(code: int, sweep: Sweep, sampler: Sampler, laws: Laws, kept: list[dict[str, int]], count: int) -> None:
+    """The same line has ended with `code`: all is finished, and given once more it has nothing to do."""
+    kept.append(sweep.finished())
+    laws.hold("the same line finishes the rest", code == 0 and len(kept[-1]) == count, f"exit code {code}")
+    before = set(sampler.seen), sweep.starts()
+    code = sweep.start().wait()
+    kept.append(sweep.finished())
+    laws.hold("once more it starts nothing", code == 0 and (set(sampler.seen), sweep.starts()) == before)
 
 
 def hold_in_the_end(sweep: Sweep, sampler: Sampler, laws: Laws, kept: list[dict[str, int]], struck: set[int]) -> None:

@@ -5,15 +5,15 @@
     lrexp plan -m model=llama_7b method=full,lora,galore,sltrain      one table
     lrexp plan model=llama_1b --fits 24GB                             the largest batch for a budget
 
-The first step is taken on shapes alone, on any machine, with the largest batch that the data can make: neither
-weights, data nor a tokenizer are needed, of a model on the hub its config only. Counted are bytes of tensors at the
-moment when training holds most: weights (parameters and buffers), gradients, the optimizer's state, what the method
-keeps beside them, and as activations all else; peak is their sum. Preparation is the most that is there while the
-method prepares the model, the base included; it is null for methods that look at data or weights first. Ranks that
-data decide are taken as the method bounds them. What torch's allocator rounds up or leaves in fragments, a CUDA
-context and what an operation takes inside itself come on top. A run on CUDA is planned by the CPU's operations, but
-for attention; a compiled run as an eager one. flops are those of products, forward and backward, over all
-micro-batches of a step.
+The first step is taken on shapes alone, on any machine, with the largest batch that the data can make: neither weights,
+data nor a tokenizer are needed, of a model on the hub its config only. Counted are bytes of tensors at the moment when
+training holds most: weights (parameters and buffers), gradients, the optimizer's state, what the method keeps beside
+them, and as activations all else; peak is their sum. Preparation is the most that is there while the method prepares
+the model, the base included, without the workspace of a decomposition; it is null for methods that look at data or
+weights first. Ranks that data decide are taken as the method bounds them. What torch's allocator rounds up or leaves in
+fragments, a CUDA context and what an operation takes inside itself come on top. A run on CUDA is planned by the CPU's
+operations, but for attention; a compiled run as an eager one. flops are those of products, forward and backward, over
+all micro-batches of a step.
 
 Options:
     -m, --multirun    a sweep, as lrexp train -m takes it: a row for each run
