@@ -87,7 +87,7 @@ class Counted(Update):
 
     flops = 0
 
-    def backward(self, step: int, batch: Batch, micro: Micro, targets: int) -> Tensor:
+    def backward(self, step: int, batch: Batch, micro: Micro, targets: float) -> Tensor:
         """As in a run."""
         with Flops() as counter:
             loss = super().backward(step, batch, micro, targets)

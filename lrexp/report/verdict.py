@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from lrexp.report.collect import METRICS, Run
+from lrexp.report.collect import Run
+from lrexp.report.drift import PREFIXES
+from lrexp.report.history import history
+from lrexp.report.scale import lower_is_better
 from lrexp.report.statistics import interval, mean
 from lrexp.spec.claim import Check
 from lrexp.spec.errors import InputError
-from lrexp.spec.result import LOWER_IS_BETTER
 
 SEEN, NOT_SEEN, CONTRADICTED = "seen here", "not seen at this scale", "contradicted at this scale"
 
@@ -74,9 +74,8 @@ def values(runs: Sequence[Run], metric: str) -> dict[int, float]:
 
 
 def is_lower_better(metric: str) -> bool:
-    """Whether less of it is better: costs, losses, drift."""
-    name = metric.rpartition(".")[2].rpartition("/")[2]
-    return metric.startswith("costs.") or name in LOWER_IS_BETTER or name.startswith("drift_")
+    """Whether less of it is better: costs, losses of any split, drift and what is forgotten."""
+    return metric.startswith(("costs.", *PREFIXES)) or lower_is_better(metric.removeprefix("curve."))
 
 
 def _value(run: Run, metric: str) -> float | None:
@@ -84,15 +83,9 @@ def _value(run: Run, metric: str) -> float | None:
         return None
     kind, _, name = metric.partition(".")
     if kind == "curve":
-        return _curve(run.folder / METRICS, name)
+        known = [value for value in history(run.folder).get(name, {}).values() if not math.isnan(value)]
+        return mean(known) if known else None
     return run.result["costs"].get(name) if kind == "costs" else run.result["metrics"].get(metric)
-
-
-def _curve(path: Path, name: str) -> float | None:
-    """The mean of all that was recorded under a name."""
-    found = [json.loads(line).get(name) for line in path.read_text(encoding="utf-8").splitlines()]
-    known = [value for value in found if value is not None]
-    return mean(known) if known else None
 
 
 def _verdict(check: Check, low: float, high: float) -> str:

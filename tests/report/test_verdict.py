@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lrexp.report.collect import Run
-from lrexp.report.verdict import CONTRADICTED, NOT_SEEN, SEEN, judge, overall
+from lrexp.report.verdict import CONTRADICTED, NOT_SEEN, SEEN, is_lower_better, judge, overall
 from lrexp.spec.claim import Check
 from lrexp.spec.errors import InputError
 
@@ -42,6 +42,22 @@ def test_better_needs_the_whole_interval_beyond_the_margin() -> None:
     assert verdict("better", 0.05, margin=0.04) == NOT_SEEN
     assert verdict("better", -0.05, metric="loss") == SEEN  # lower is better
     assert verdict("better", 0.05, metric="bits_per_byte") == CONTRADICTED
+
+
+@pytest.mark.parametrize(
+    ("metric", "lower"),
+    [
+        ("accuracy", False),
+        ("validation_loss", True),
+        ("curve.train/loss", True),
+        ("curve.validation/accuracy", False),
+        ("costs.step_seconds", True),
+        ("drift_weights", True),
+        ("forgetting_loss", True),
+    ],
+)
+def test_which_way_is_better(metric: str, lower: bool) -> None:
+    assert is_lower_better(metric) is lower
 
 
 def test_equal_needs_the_whole_interval_within_the_margin() -> None:
