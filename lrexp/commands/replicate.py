@@ -9,7 +9,8 @@ conf/claim.
     contradicted at this scale   it lies on the other side
 
 Each claim says what was scaled down and what that may break; a verdict is about this setting. Runs lie in
-outputs/claims/CLAIM; the same line goes on after a kill, and judges again without running anything twice.
+outputs/claims, and one that two claims need is run once; the same line goes on after a kill, and judges again without
+running anything twice.
 
 Options:
     --list         the claims, their papers and what they say
@@ -31,6 +32,7 @@ from lrexp.spec.claim import Claim
 from lrexp.spec.errors import InputError
 from lrexp.spec.tuning import split
 
+ROOT = str(Path("outputs") / "claims")
 COLUMNS = ("claim", "metric", "first", "second", "difference", "95 % interval", "pairs", "verdict")
 
 
@@ -78,19 +80,18 @@ def run(claim: Claim, how: SweepOptions) -> dict[str, list[Any]]:
     from lrexp.launch.sweep import launch
     from lrexp.report.collect import read_run
 
-    root = str(Path("outputs") / "claims" / claim.name)
     folders: dict[str, list[Path]] = {}
     plain = []
     for side in claim.sides:
         tuning, words = split(claim.words(side))
         if tuning is not None and how.dry_run:
-            families = families_of([*words, f"output_dir={root}"], tuning)[0]
+            families = families_of([*words, f"output_dir={ROOT}"], tuning)[0]
             plain += [trial.job for family in families if family.ask() for trial in family.trials]
             continue
         if tuning is not None:
-            folders[side] = [job.folder for job in tuned_runs([*words, f"output_dir={root}"], tuning, how)]
+            folders[side] = [job.folder for job in tuned_runs([*words, f"output_dir={ROOT}"], tuning, how)]
             continue
-        found = jobs([(spec, f"{side} {label}") for spec, label in compose_all(words)[0]], root)
+        found = jobs([(spec, f"{side} {label}") for spec, label in compose_all(words)[0]], ROOT)
         folders[side] = [job.folder for job in found]
         plain += found
     if how.dry_run:

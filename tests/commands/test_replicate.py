@@ -32,7 +32,7 @@ def test_a_claim_is_run_and_judged_once(
     line = ["replicate", claim(tiny, tmp_path / "mine.yaml"), "--jobs", "2"]
     found = claims.read(str(tmp_path / "mine.yaml"))
     specs = [spec for side in found.sides for spec, _ in compose_all(found.words(side))[0]]
-    for job in jobs([(spec, "") for spec in specs[:-1]], "outputs/claims/mine"):
+    for job in jobs([(spec, "") for spec in specs[:-1]], "outputs/claims"):
         train(job.spec, str(job.folder))  # in this process, which is quicker; the last is left to the command
     assert main([*line, "--format", "json"]) == 0
     rows = json.loads(capsys.readouterr().out)
