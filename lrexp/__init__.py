@@ -23,12 +23,11 @@ def compose(overrides: Iterable[str] = (), config_dirs: Iterable[str | Path] = (
 
     Raises LrexpError for whatever is wrong with them.
     """
-    from lrexp.methods.catalog import families
+    from lrexp.commands.words import composed
     from lrexp.spec import choices
-    from lrexp.spec import compose as words
 
     with choices.beside(config_dirs):
-        spec, output_dir = words.compose(overrides, families())
+        spec, output_dir = composed(overrides)
     if output_dir is not None:
         raise LrexpError(f"output_dir={output_dir} is no part of a spec; give it to run()")
     return spec
@@ -45,7 +44,7 @@ def run(
     `spec` is a RunSpec, or a frozen spec file; None composes the overrides alone. A finished run is recognised and not
     run twice, unless `again`. Raises LrexpError: for wrong input, a failed run (its row is written), an interruption.
     """
-    from lrexp.spec import compose as words
+    from lrexp.commands.words import overridden
     from lrexp.spec.run_spec import RunSpec
     from lrexp.train import train
 
@@ -54,7 +53,7 @@ def run(
         spec, overrides = compose(overrides), ()
     elif not isinstance(spec, RunSpec):
         spec, then = RunSpec.read(spec)
-    spec, inside = words.override(spec, overrides)
+    spec, inside = overridden(spec, overrides)
     if inside is not None:
         raise LrexpError(f"output_dir={inside} is no override here; give run(output_dir=...)")
     result, folder = train(spec, None if output_dir is None else str(output_dir), again, then)

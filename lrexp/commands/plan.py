@@ -15,6 +15,13 @@ fragments, a CUDA context and what an operation takes inside itself come on top.
 operations, but for attention; a compiled run as an eager one. flops are those of products, forward and backward, over
 all micro-batches of a step.
 
+A budget sets the size of a method, and the run is that of a spec with this size:
+
+    lrexp plan -m method=lora,galore budget.memory=22GB               also budget.trainable_parameters=9e6
+
+The rank (r), the share that is kept (keep_ratio) or the dimension is the largest whose plan stays within it; lora_alpha
+and all else stay as they are. What a head trains counts. lrexp train takes budgets as well, with and without -m.
+
 Options:
     -m, --multirun    a sweep, as lrexp train -m takes it: a row for each run
     --fits SIZE       the largest training.per_device_train_batch_size whose peak is at most SIZE (24GB, 80GiB)
@@ -32,10 +39,10 @@ from dataclasses import asdict
 from typing import Any
 
 from lrexp.commands.options import Parser
-from lrexp.commands.sweep import compose_all
-from lrexp.commands.train import read
+from lrexp.commands.words import compose_all, read, size_of
 from lrexp.report import quantity
 from lrexp.report.render import render
+from lrexp.spec.budget import is_budget, read_bytes
 from lrexp.spec.run_spec import RunSpec
 
 LARGEST = "largest_per_device_train_batch_size"
@@ -64,14 +71,15 @@ def main(arguments: list[str]) -> int:
 
 
 def found(spec: RunSpec, options: Namespace) -> dict[str, Any]:
-    """The plan of a spec, and with --fits the batch that it is for: null where not even one item fits."""
-    from lrexp.plan.fits import largest, read_bytes
+    """The plan of a spec; with a budget the size that it sets, with --fits the batch: null where not even one fits."""
+    from lrexp.plan.fits import largest
     from lrexp.plan.plan import plan
 
+    size = {"size": size_of(spec)} if any(map(is_budget, options.words)) else {}
     if options.fits is None:
-        return asdict(plan(spec))
-    size, fitting = largest(spec, read_bytes(options.fits))
-    return {**asdict(fitting), LARGEST: size or None}
+        return {**asdict(plan(spec)), **size}
+    batch, fitting = largest(spec, read_bytes(options.fits, f"--fits {options.fits}"))
+    return {**asdict(fitting), **size, LARGEST: batch or None}
 
 
 def row(plan: dict[str, Any], format: str) -> dict[str, Any]:
@@ -83,6 +91,7 @@ def row(plan: dict[str, Any], format: str) -> dict[str, Any]:
         figures |= {name: quantity.count(value) for name, value in counts.items()}
     if LARGEST in plan:
         figures["largest_batch"] = plan[LARGEST] or "not even 1"
+    figures |= {"size": plan["size"]} if "size" in plan else {}
     return {"run": plan["run"], **{name.replace("_", " "): value for name, value in figures.items()}}
 
 

@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from lrexp.commands.options import Parser
-from lrexp.commands.sweep import SweepOptions, compose_all
+from lrexp.commands.sweep import SweepOptions
+from lrexp.commands.words import compose_all
 from lrexp.report.render import render
 from lrexp.spec import claim as claims
 from lrexp.spec.claim import Claim

@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lrexp.methods.catalog import families
+from lrexp.commands.words import compose_all
 from lrexp.report.render import render
-from lrexp.spec import compose
 from lrexp.spec.errors import InputError
-from lrexp.spec.run_spec import RunSpec
-from lrexp.spec.sweep import expand
 from lrexp.spec.tuning import split
 
 if TYPE_CHECKING:
@@ -96,29 +93,3 @@ def refuse_misfits(options: SweepOptions, is_tuning: bool) -> None:
         raise InputError(f"train: tune= compares runs as they go, --launcher {options.launcher} leaves; take a pool")
     if options.fail_fast:
         raise InputError(f"train: --fail-fast needs someone waiting, --launcher {options.launcher} leaves; take a pool")
-
-
-def compose_all(words: list[str]) -> tuple[list[tuple[RunSpec, str]], str | None]:
-    """The specs of a sweep, each with the words that set it apart, and the sweep's folder if one is given."""
-    if files := [word for word in words if "=" not in word]:
-        raise InputError(f"train -m: '{files[0]}' is no override; a sweep is composed from key=value words")
-    lines = expand(words)
-    swept = [i for i in range(len(lines[0])) if len({line[i] for line in lines}) > 1]
-    composed = [compose.compose(line, families()) for line in lines]
-    specs = [spec for spec, _ in composed]
-    refuse_mixed_partners(specs, words)
-    labels = [" ".join(line[i] for i in swept) or spec.method["name"] for line, spec in zip(lines, specs, strict=True)]
-    return list(zip(specs, labels, strict=True)), composed[0][1]
-
-
-def refuse_mixed_partners(specs: list[RunSpec], words: list[str]) -> None:
-    """Raises InputError if methods of different families would fill in different models or data sets."""
-    given = {word.partition("=")[0] for word in words}
-    if given & {"model", "dataset", "experiment"}:
-        return
-    pairs = {(spec.model["name"], spec.dataset["name"]) for spec in specs}
-    if len(pairs) > 1:
-        shown = " and ".join(f"{model} with {dataset}" for model, dataset in sorted(pairs))
-        raise InputError(
-            f"the sweep's methods take different defaults ({shown}): set model= and dataset= for all of them"
-        )

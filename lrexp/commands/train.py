@@ -21,6 +21,11 @@ quarter and a half of the steps the better half goes on (tune.halving=N: one in 
 train; then all seeds run with the best rate. tune=KEY tunes any other key, tune.sampler=tpe lets Optuna ask. The same
 line goes on after a kill, and ends with the bytes of runs that were never paused.
 
+    lrexp train -m method=lora,pissa,said budget.trainable_parameters=9e4
+
+A budget of parameters or memory (budget.memory=22GB) sets each method's size, a rank for instance, before anything is
+trained: the spec holds the solved value, and lrexp plan says what it will take.
+
     lrexp train -m --launcher slurm --slurm partition=gpu method=lora,pissa seed=1,2,3 hardware=cuda output_dir=sweep
 
 A job array of SLURM (pip install "lrexp[cluster]"): the specs are frozen in sweep/.launch, so the shell may be closed
@@ -54,11 +59,9 @@ from typing import Any
 
 from lrexp.commands.options import Parser
 from lrexp.commands.sweep import LAUNCHERS, SweepOptions, sweep
+from lrexp.commands.words import read
 from lrexp.engine.stop import at_once
-from lrexp.methods.catalog import families
-from lrexp.spec import compose
 from lrexp.spec.errors import InputError
-from lrexp.spec.run_spec import RunSpec
 
 SWEEP_OPTIONS = ("launcher", "jobs", "dry_run", "fail_fast", "retry", "slurm")  # what means nothing without -m
 
@@ -112,21 +115,3 @@ def refuse_sweep_options(options: Namespace) -> None:
     for name in SWEEP_OPTIONS:
         if getattr(options, name) != getattr(default, name):
             raise InputError(f"train: --{name.replace('_', '-')} belongs to a sweep; add -m")
-
-
-def read(words: list[str]) -> tuple[RunSpec, str | None, dict[str, Any] | None]:
-    """The spec, the output folder if given, and the provenance if the spec comes from a file."""
-    files = [word for word in words if "=" not in word]
-    overrides = [word for word in words if "=" in word]
-    if len(files) > 1:
-        raise InputError(
-            f"lrexp train: one spec file at most, found {files[0]} and {files[1]}. An override reads key=value."
-        )
-    if not files:
-        spec, output_dir = compose.compose(overrides, families())
-        return spec, output_dir, None
-    if not files[0].endswith((".yaml", ".yml")):
-        raise InputError(f"lrexp train: '{files[0]}' is neither key=value nor a file that ends in .yaml.")
-    spec, then = RunSpec.read(Path(files[0]))
-    spec, output_dir = compose.override(spec, overrides)
-    return spec, output_dir, then

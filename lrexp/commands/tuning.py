@@ -7,7 +7,8 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from lrexp.commands.sweep import SweepOptions, compose_all
+from lrexp.commands.sweep import SweepOptions
+from lrexp.commands.words import compose_all
 from lrexp.engine.terminal import console
 from lrexp.launch.job import Extent, Job, jobs
 from lrexp.launch.sampler import TPE, Grid

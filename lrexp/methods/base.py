@@ -98,6 +98,11 @@ class Method:
     Hyperparameters: ClassVar[type]
     keeps_base: ClassVar[bool] = True  # what is not trained stays as `prepare` left it: only an adapter is saved
     measures_base: ClassVar[bool] = False  # the base, and the model as prepared, are evaluated too: for compression
+    size: ClassVar[str | None] = None
+    """The hyperparameter that a budget of parameters or memory decides: a rank, a density, a dimension; None: none.
+
+    The larger, the more is trained or kept. A whole number from 1, or, of type float, a share in thousandths below 1.
+    """
     may_differ: ClassVar[tuple[str, ...]] = ()
     """Hyperparameters in which a run may differ from the one that it starts from (`init_from`).
 

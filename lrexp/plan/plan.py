@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from lrexp.engine import forward, shapes
 from lrexp.engine.identify import build_method, refuse_combinations, refuse_quantised
@@ -49,8 +50,52 @@ class Plan:
         return peak
 
 
+@dataclass(frozen=True)
+class Ground:
+    """What a plan stands on: a spec that is checked, and what its model is built of."""
+
+    spec: RunSpec
+    method: Method
+    section: model_spec.ModelSpec
+    place: load.Place
+    task: Task
+    context: Context
+
+    def model(self) -> nn.Module:
+        """The prepared model, on shapes. Raises InputError for what does not go together."""
+        model = build.empty(self.section, self.place, self.task.outputs, self.context.dtype)
+        fit.refuse_unfit(self.task, model.config, self.section.name)
+        model = self.method.prepare(model, self.method.bound(model), self.context)
+        forward.refuse_unfit(model, self.spec, shapes.CPU)
+        if self.context.total_steps and not trained(model):
+            raise InputError(f"method={self.spec.method['name']} trains nothing here: set training.max_steps=0.")
+        return model
+
+
 def plan(spec: RunSpec) -> Plan:
     """The plan of a spec. Raises InputError for a spec that cannot run, and where a model's config is not to be had."""
+    ground = grounded(spec)
+    batch = blank.batch(ground.task, spec.training.per_device_train_batch_size)
+    with shapes.on_shapes() as tensors:
+        model = ground.model()
+        gc.collect()
+        preparation = sum(tensors.peak().values())
+        count = trained(model)
+        found = shapes.first_step(ground.spec, ground.task, ground.method, model, ground.context, batch, tensors)
+    looks_first = type(ground.method).decide is not Method.decide
+    memory = {**found.parts, "preparation": None if looks_first else preparation, "peak": found.peak}
+    return Plan(memory, count, found.flops, assumed(ground.spec, ground.task))
+
+
+def trainable_parameters(spec: RunSpec) -> int:
+    """How many parameters a run trains, without its step. Raises as `plan` does."""
+    ground = grounded(spec)
+    with shapes.on_shapes():
+        return trained(ground.model())
+
+
+def grounded(spec: RunSpec) -> Ground:
+    """The spec checked, its model's config found, a blank task in place of its data. Raises InputError."""
     method = build_method(spec)
     make_optimizer(spec.optimizer, 1.0)
     refuse_combinations(spec)
@@ -60,24 +105,13 @@ def plan(spec: RunSpec) -> Plan:
     refuse_quantised(spec.method["name"], place)
     task = blank.blank(spec.dataset, image_shape(section, place))
     spec = replace(spec.on(device_of(spec)), training=replace(spec.training, torch_compile=False))
-    context = Context(
-        spec.seed, int(spec.training.max_steps != 0), shapes.CPU, DTYPES[spec.hardware.precision], section.head
-    )
-    batch = blank.batch(task, spec.training.per_device_train_batch_size)
-    with shapes.on_shapes() as tensors:
-        model = build.empty(section, place, task.outputs, context.dtype)
-        fit.refuse_unfit(task, model.config, section.name)
-        model = method.prepare(model, method.bound(model), context)
-        forward.refuse_unfit(model, spec, shapes.CPU)
-        gc.collect()
-        preparation = sum(tensors.peak().values())
-        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        if not trainable and context.total_steps:
-            raise InputError(f"method={spec.method['name']} trains nothing here: set training.max_steps=0.")
-        found = shapes.first_step(spec, task, method, model, context, batch, tensors)
-    looks_first = type(method).decide is not Method.decide
-    memory = {**found.parts, "preparation": None if looks_first else preparation, "peak": found.peak}
-    return Plan(memory, trainable, found.flops, assumed(spec, task))
+    steps, dtype = int(spec.training.max_steps != 0), DTYPES[spec.hardware.precision]
+    return Ground(spec, method, section, place, task, Context(spec.seed, steps, shapes.CPU, dtype, section.head))
+
+
+def trained(model: nn.Module) -> int:
+    """The parameters that require a gradient."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def device_of(spec: RunSpec) -> Literal["cpu", "cuda"]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lrexp.cli import main
-from lrexp.commands.sweep import compose_all
+from lrexp.commands.words import compose_all
 from lrexp.launch.job import jobs
 from lrexp.spec import claim as claims
 from lrexp.train import train

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lrexp.cli import main
-from lrexp.commands.sweep import compose_all
+from lrexp.commands.words import compose_all
 from lrexp.spec import claim as claims
 from lrexp.spec.errors import InputError
 from lrexp.spec.tuning import split

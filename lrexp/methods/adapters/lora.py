@@ -76,6 +76,7 @@ class LoRA(Method):
     """Wraps the target modules; its kin start the factors otherwise (`initialise`) or choose the ranks (`ranks`)."""
 
     Hyperparameters = LoRAHyperparameters
+    size = "r"
     may_differ = ("lora_dropout", "init_lora_weights")
 
     def prepare(self, model: nn.Module, decisions: Decisions, context: Context) -> nn.Module:

@@ -89,6 +89,7 @@ class SVDCompress(Method):
     """Factorises the target modules of a trained model, and repairs what that has cost."""
 
     Hyperparameters = SVDCompressHyperparameters
+    size = "keep_ratio"
     keeps_base = False
     measures_base = True
     may_differ = (

@@ -77,6 +77,7 @@ class GaLore(Method):
     """Trains the model as it is; its kin project otherwise (`projector`)."""
 
     Hyperparameters = GaLoreHyperparameters
+    size = "rank"
     keeps_base = False
     may_differ = tuple(field.name for field in fields(GaLoreHyperparameters))  # the model itself has none of them
 

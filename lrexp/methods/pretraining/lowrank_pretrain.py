@@ -72,6 +72,7 @@ class LowRankPretrain(Method):
     """Replaces the target modules by products of factors; all that the model trains is trained."""
 
     Hyperparameters = LowRankPretrainHyperparameters
+    size = "rank"
     keeps_base = False
     may_differ = ("init", "decay", "lam")
 

@@ -60,6 +60,7 @@ class SLTrain(Method):
     """Replaces the target modules by sparse-plus-low-rank layers; all that the model trains is trained."""
 
     Hyperparameters = SLTrainHyperparameters
+    size = "rank"
     keeps_base = False
     may_differ = ("init_bias",)
 

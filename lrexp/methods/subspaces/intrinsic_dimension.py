@@ -128,6 +128,7 @@ class IntrinsicDimension(SubspaceMethod):
     """Trains d numbers; with the paper's penalty on the full weights."""
 
     Hyperparameters = IntrinsicDimensionHyperparameters
+    size = "intrinsic_dimension"
     may_differ = ("l2",)
 
     @property

@@ -46,6 +46,7 @@ class SAID(SubspaceMethod):
     """Trains theta and, as SAID, lambda."""
 
     Hyperparameters = SAIDHyperparameters
+    size = "intrinsic_dimension"
     may_differ = ("legacy_grad_scale",)
 
     @property
