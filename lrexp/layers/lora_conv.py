@@ -17,9 +17,9 @@ class LoRAConv2d(LoRALayer):
         super().__init__(base, settings, (r, *base.weight.shape[1:]), (base.out_channels, r, 1, 1))
 
     def delta(self, x: Tensor) -> Tensor:
-        """B(A(x)) * scaling, in the factors' precision."""
+        """B(diag(E) A(x)) * scaling, in the factors' precision."""
         h = self.base._conv_forward(x.to(self.lora_A.dtype), self.lora_A, None)  # type: ignore[operator]
-        return F.conv2d(h * self.scaling, self.lora_B)
+        return F.conv2d(self.between(h, axis=-3), self.lora_B)
 
 
 class LoRAConv2dReshaped(LoRALayer):

@@ -27,7 +27,7 @@ class LoRAEmbedding(LoRALayer):
         h = F.embedding(
             x, self.lora_A.t(), table.padding_idx, scale_grad_by_freq=table.scale_grad_by_freq, sparse=table.sparse
         )  # (..., r)
-        return F.linear(h * self.scaling, self.lora_B)  # (..., r) @ (r, d)
+        return F.linear(self.between(h), self.lora_B)  # (..., r) @ (r, d)
 
     def matrices(self) -> list[Tensor]:
         """The table as (d, V)."""

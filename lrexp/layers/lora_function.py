@@ -18,15 +18,22 @@ Columns = tuple[tuple[int, int], ...]
 
 
 def lora_linear(
-    x: Tensor, W: Tensor, b: Tensor | None, A: Tensor, B: Tensor, scaling: float, columns: Columns | None = None
+    x: Tensor,
+    W: Tensor,
+    b: Tensor | None,
+    A: Tensor,
+    B: Tensor,
+    scaling: float,
+    columns: Columns | None = None,
+    E: Tensor | None = None,
 ) -> Tensor:
-    """Gives x W^T + b + scaling * (x A^T) B^T in W's precision; x, A and B get gradients (second ones too), W, b none.
+    """Gives x W^T + b + scaling * (x A^T diag(E)) B^T in W's precision; without E it is the identity.
 
-    x (..., n), W (m, n), A (r, n), B (m, r). The low-rank part is computed in A's precision; under autocast
-    everything is in autocast's. With `columns`, the j-th pair (start, stop) of output columns has its own factors: A
-    (e r, n), B (sum of widths, r).
+    x (..., n), W (m, n), A (r, n), E (r,), B (m, r). x, A, E and B get gradients (second ones too), W and b none. The
+    low-rank part is computed in A's precision; under autocast everything is in autocast's. With `columns`, the j-th
+    pair (start, stop) of output columns has its own factors: A (e r, n), E (e r,), B (sum of widths, r).
     """
-    return _LoRALinear.apply(x, W, b, A, B, scaling, columns or ((0, W.shape[0]),))  # type: ignore[return-value]
+    return _LoRALinear.apply(x, W, b, A, B, scaling, columns or ((0, W.shape[0]),), E)  # type: ignore[return-value]
 
 
 def _dtypes(x: Tensor, W: Tensor, A: Tensor) -> tuple[torch.dtype, torch.dtype]:
@@ -44,39 +51,56 @@ def _blocks(B: Tensor, columns: Columns) -> list[Tensor]:
 class _LoRALinear(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, W: Tensor, b: Tensor | None, A: Tensor, B: Tensor, scaling: float, columns: Columns
+        ctx: Any,
+        x: Tensor,
+        W: Tensor,
+        b: Tensor | None,
+        A: Tensor,
+        B: Tensor,
+        scaling: float,
+        columns: Columns,
+        E: Tensor | None,
     ) -> Tensor:
         wide, narrow = _dtypes(x, W, A)
         rows = x.reshape(-1, x.shape[-1])  # (t, n)
         y = F.linear(rows.to(wide), W.to(wide), None if b is None else b.to(wide)).to(narrow)  # (t, m)
         h = A.to(narrow) @ rows.to(narrow).t()  # (e r, n) @ (n, t)
-        for (start, stop), h_j, B_j in zip(columns, h.chunk(len(columns)), _blocks(B, columns), strict=True):
+        heights = _times(h, E).chunk(len(columns))
+        for (start, stop), h_j, B_j in zip(columns, heights, _blocks(B, columns), strict=True):
             y[:, start:stop].addmm_(h_j.t(), B_j.to(narrow).t(), alpha=scaling)  # (t, r) @ (r, width)
-        ctx.save_for_backward(x, W, A, B, h)
+        ctx.save_for_backward(x, W, A, B, h, E)
         ctx.scaling, ctx.columns, ctx.dtypes = scaling, columns, (wide, narrow)
         return y.to(wide).view(*x.shape[:-1], W.shape[0])
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        x, W, A, B, h = ctx.saved_tensors
+        x, W, A, B, h, E = ctx.saved_tensors
         (wide, narrow), columns, scaling = ctx.dtypes, ctx.columns, ctx.scaling
-        need_x, _, _, need_A, need_B, _, _ = ctx.needs_input_grad
+        need_x, _, _, need_A, need_B, _, _, need_E = ctx.needs_input_grad
         rows, g = x.reshape(-1, x.shape[-1]), grads[0].reshape(-1, W.shape[0])  # (t, n), (t, m)
         if torch.is_grad_enabled():  # a second derivative runs through h, which was saved without its history
             h = A.to(narrow) @ rows.to(narrow).t()
         pieces = [g[:, start:stop].to(narrow) for start, stop in columns]  # each (t, width)
-        dx = dA = dB = None
+        dx = dA = dB = dE = None
         if need_B:
-            halves = zip(h.chunk(len(columns)), pieces, strict=True)
+            halves = zip(_times(h, E).chunk(len(columns)), pieces, strict=True)
             dB = torch.cat([(h_j @ g_j).t() for h_j, g_j in halves]).mul(scaling).to(B.dtype)  # (r, t) @ (t, width)
-        if need_A or need_x:
+        if need_A or need_x or need_E:
             heights = zip(_blocks(B, columns), pieces, strict=True)
             inner = torch.cat([B_j.to(narrow).t().contiguous() @ g_j.t() for B_j, g_j in heights]).mul(
                 scaling
             )  # (e r, t)
+            if need_E:
+                dE = (inner * h).sum(1).to(E.dtype)
+            inner = _times(inner, E)
             if need_A:
                 dA = (inner @ rows.to(narrow)).to(A.dtype)  # (e r, t) @ (t, n)
             if need_x:
                 dx = (g @ W.to(wide)).to(narrow).addmm_(inner.t(), A.to(narrow))  # (t, e r) @ (e r, n)
                 dx = dx.to(x.dtype).view(x.shape)
-        return dx, None, None, dA, dB, None, None
+        return dx, None, None, dA, dB, None, None, dE
+
+
+def _times(rows: Tensor, E: Tensor | None) -> Tensor:
+    """Rows (r, t) times a diagonal."""
+    return rows if E is None else rows * E.to(rows.dtype)[:, None]

@@ -1,4 +1,6 @@
-"""What all LoRA layers share: y = base(x) + scaling * (x A^T) B^T, whatever the layer's kind.
+"""What all LoRA layers share: y = base(x) + scaling * (x A^T diag(E)) B^T, whatever the layer's kind.
+
+LoRA has no E; methods in the shape of singular triplets have, and those that train it alone, between frozen factors.
 
 Hu et al. 2021 (arXiv 2106.09685), section 4; scaling of rank-stabilised LoRA from Kalajdzievski 2023 (arXiv
 2312.03732).
@@ -26,6 +28,7 @@ class LoRASettings:
     lora_dropout: float = 0.0
     dtype: torch.dtype = torch.float32
     device: torch.device | None = None  # None: the base's
+    diagonal: bool = False  # a vector E between the factors
 
 
 class LoRALayer(AdaptedLayer):
@@ -37,6 +40,7 @@ class LoRALayer(AdaptedLayer):
 
     lora_A: nn.Parameter
     lora_B: nn.Parameter
+    lora_E: nn.Parameter | None  # (blocks * rank,)
     starts_with_zero_A = False  # True where A, not B, is the factor that starts at zero
 
     def __init__(
@@ -52,6 +56,11 @@ class LoRALayer(AdaptedLayer):
         device = self.weight.device if self.weight.is_meta else settings.device
         self.lora_A = nn.Parameter(self.weight.new_zeros(shape_A, dtype=settings.dtype, device=device))
         self.lora_B = nn.Parameter(self.weight.new_zeros(shape_B, dtype=settings.dtype, device=device))
+        if settings.diagonal:
+            self.lora_E = nn.Parameter(self.weight.new_zeros(shape_A[0], dtype=settings.dtype, device=device))
+        else:
+            self.register_parameter("lora_E", None)
+        self.register_buffer("lora_E0", None)
 
     @property
     def scaling(self) -> float:
@@ -63,9 +72,27 @@ class LoRALayer(AdaptedLayer):
         dropped = F.dropout(x, self.lora_dropout) if self.lora_dropout and self.training else x
         return add(self.base(x), self.delta(dropped))
 
+    @property
+    def diagonal(self) -> Tensor | None:
+        """What stands between the factors: E, or its change from E0 where the weight itself holds that part."""
+        if self.lora_E is None or self.lora_E0 is None:
+            return self.lora_E
+        return self.lora_E - self.lora_E0  # type: ignore[operator]
+
+    def between(self, h: Tensor, axis: int = -1) -> Tensor:
+        """A product with A, times the scale and the diagonal along its axis of rank size."""
+        h, diagonal = h * self.scaling, self.diagonal
+        if diagonal is None:
+            return h
+        return h * diagonal.to(h.dtype).view(-1, *([1] * (-1 - axis)))
+
     def factors(self) -> tuple[Tensor, Tensor]:
         """(A, B) as (blocks, rank, n) and (blocks, m, rank): views of the parameters."""
-        return self.lora_A.view(self.blocks, self.rank, -1), self.lora_B.view(self.blocks, -1, self.rank)
+        return self.seen(self.lora_A, self.lora_B)
+
+    def seen(self, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
+        """Two tensors of the factors' sizes as (blocks, rank, n) and (blocks, m, rank)."""
+        return A.view(self.blocks, self.rank, -1), B.view(self.blocks, -1, self.rank)
 
     def matrices(self) -> list[Tensor]:
         """The matrices (m, n) that B A adds to, one for each block: views of the base's weight."""
@@ -76,9 +103,15 @@ class LoRALayer(AdaptedLayer):
         return changes.reshape(self.weight.shape)
 
     def delta_weight(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """B A * scaling in the layout of the base's weight."""
-        A, B = (f.to(torch.promote_types(f.dtype, dtype)) for f in self.factors())
+        """B diag(E) A * scaling in the layout of the base's weight."""
+        A, B = (f.to(torch.promote_types(f.dtype, dtype)) for f in self.folded())
         return self.in_layout(torch.bmm(B * self.scaling, A))  # (blocks, m, rank) @ (blocks, rank, n)
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """The factors as of a LoRA without E: (A, B diag(E))."""
+        A, B = self.factors()
+        diagonal = self.diagonal
+        return A, B if diagonal is None else B * diagonal.to(B.dtype).view(self.blocks, 1, self.rank)
 
     @torch.no_grad()
     def set_factors(self, A: Tensor, B: Tensor) -> None:
@@ -86,22 +119,33 @@ class LoRALayer(AdaptedLayer):
         self.lora_A.copy_(A.reshape(self.lora_A.shape))
         self.lora_B.copy_(B.reshape(self.lora_B.shape))
 
-    @torch.no_grad()
-    def take_from_base(self) -> None:
-        """Subtracts the change from the base's weight: the layer computes what the base did. Keeps the factors of now.
+    def freeze_factors(self) -> None:
+        """Makes A and B buffers, which are kept with the run as they are: E alone is trained."""
+        for name in ("lora_A", "lora_B"):
+            factor = getattr(self, name).detach()
+            delattr(self, name)
+            self.register_buffer(name, factor)
 
-        The factors are already in their own precision: what is left in the base is exact to one rounding. `lora_A0` and
-        `lora_B0` are what `difference_to_original` needs later.
+    def take_from_base(self) -> None:
+        """Subtracts the change of now from the base's weight: the layer computes what the base did."""
+        self.take(*(factor.detach().clone() for factor in self.folded()))
+
+    @torch.no_grad()
+    def take(self, A0: Tensor, B0: Tensor) -> None:
+        """Subtracts scaling * B0 A0 from the base's weight, and keeps A0 and B0 in the shapes of the factors.
+
+        They are already in their own precision: what is left in the base is exact to one rounding.
+        `difference_to_original` needs them later.
         """
-        for W, A, B in zip(self.matrices(), *self.factors(), strict=True):
+        for W, A, B in zip(self.matrices(), *self.seen(A0, B0), strict=True):
             wide = torch.promote_types(torch.promote_types(W.dtype, A.dtype), torch.float32)
             scaled = B.to(wide) * -self.scaling
             if W.dtype == wide:
                 W.addmm_(scaled, A.to(wide))  # (m, rank) @ (rank, n)
             else:
                 W.copy_(torch.addmm(W.to(wide), scaled, A.to(wide)))
-        self.register_buffer("lora_A0", self.lora_A.detach().clone())
-        self.register_buffer("lora_B0", self.lora_B.detach().clone())
+        self.register_buffer("lora_A0", A0.reshape(self.lora_A.shape))
+        self.register_buffer("lora_B0", B0.reshape(self.lora_B.shape))
 
 
 def difference_to_original(layer: LoRALayer) -> tuple[Tensor, Tensor, int, float]:
@@ -110,9 +154,9 @@ def difference_to_original(layer: LoRALayer) -> tuple[Tensor, Tensor, int, float
     Where the start was taken from the base: A' = [A; A0] and B' = [B, -B0] of rank 2r; else the layer's own factors.
     PiSSA (arXiv 2404.02948), conversion to LoRA.
     """
+    A, B = (f.detach() for f in layer.folded())
     if not hasattr(layer, "lora_A0"):
-        return layer.lora_A.detach(), layer.lora_B.detach(), layer.r, layer.lora_alpha
-    A, B = (f.detach() for f in layer.factors())
+        return A.reshape(layer.lora_A.shape), B.reshape(layer.lora_B.shape), layer.r, layer.lora_alpha
     A0, B0 = layer.lora_A0.view_as(A), layer.lora_B0.view_as(B)  # type: ignore[operator]
     stacked_A = torch.cat([A, A0], dim=1).reshape(-1, *layer.lora_A.shape[1:])  # (blocks * 2 rank, ...)
     stacked_B = torch.cat([B, -B0], dim=2).reshape(layer.lora_B.shape[0], 2 * layer.rank, *layer.lora_B.shape[2:])

@@ -28,11 +28,11 @@ class LoRALinear(LoRALayer):
         if self._is_plain(x):
             return super().forward(x)
         W = self.weight.t() if self.transposed else self.weight
-        return lora_linear(x, W, self.bias, self.lora_A, self.lora_B, self.scaling, self.columns)
+        return lora_linear(x, W, self.bias, self.lora_A, self.lora_B, self.scaling, self.columns, self.diagonal)
 
     def delta(self, x: Tensor) -> Tensor:
-        """(x A^T) B^T * scaling, in the factors' precision."""
-        h = F.linear(x.to(self.lora_A.dtype), self.lora_A) * self.scaling  # (..., n) @ (n, r)
+        """(x A^T diag(E)) B^T * scaling, in the factors' precision."""
+        h = self.between(F.linear(x.to(self.lora_A.dtype), self.lora_A))  # (..., n) @ (n, r)
         return F.linear(h, self.lora_B)  # (..., r) @ (r, m)
 
     def matrices(self) -> list[Tensor]:
@@ -70,7 +70,7 @@ class LoRAFused(LoRALinear):
 
     def delta(self, x: Tensor) -> Tensor:
         """The slices' changes side by side, zeros where a slice is not enabled."""
-        h = F.linear(x.to(self.lora_A.dtype), self.lora_A) * self.scaling  # (..., n) @ (n, e r)
+        h = self.between(F.linear(x.to(self.lora_A.dtype), self.lora_A))  # (..., n) @ (n, e r)
         changes = iter(
             [F.linear(h_j, B_j) for h_j, B_j in zip(h.chunk(self.blocks, -1), self.factors()[1], strict=True)]
         )

@@ -56,6 +56,28 @@ def test_first_and_second_derivatives(columns: Columns | None) -> None:
     assert torch.autograd.gradgradcheck(function, (x, A, B))
 
 
+@pytest.mark.parametrize("columns", [None, ((0, 3), (6, 9))])
+def test_a_diagonal_between_the_factors(columns: Columns | None) -> None:
+    x, W, b, A, B = tensors((3,))
+    generator = torch.Generator().manual_seed(1)
+    if columns is not None:
+        B = torch.randn(6, 2, dtype=torch.float64, generator=generator).requires_grad_()
+    E = torch.randn(4, dtype=torch.float64, generator=generator).requires_grad_()
+
+    def function(x: Tensor, A: Tensor, B: Tensor, E: Tensor) -> Tensor:
+        return lora_linear(x, W, b, A, B, SCALING, columns, E)
+
+    rows = A * E[:, None]
+    expected = lora_linear(x, W, b, rows, B, SCALING, columns)
+    assert torch.allclose(function(x, A, B, E), expected, atol=1e-12)
+    for ours, theirs in zip(
+        gradients(function(x, A, B, E), (x, A, B, E)), gradients(expected, (x, A, B, E)), strict=True
+    ):
+        assert torch.allclose(ours, theirs, atol=1e-5)
+    assert torch.autograd.gradcheck(function, (x, A, B, E))
+    assert torch.autograd.gradgradcheck(function, (x, A, B, E))
+
+
 @pytest.mark.parametrize("needed", [(0,), (1,), (2,), (1, 2), (0, 2)])
 def test_only_what_needs_a_gradient_gets_one(needed: tuple[int, ...]) -> None:
     x, W, b, A, B = tensors()

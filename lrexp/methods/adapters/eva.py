@@ -96,6 +96,7 @@ class EVA(LoRA):
 
     Hyperparameters = EVAHyperparameters
     may_differ = (
+        "lr_multipliers",
         "lora_dropout", "rho", "tau", "whiten", "use_label_mask", "estimator", "calibration_batch_size", "max_batches",
     )  # fmt: skip
     decisions = Decisions()

@@ -25,9 +25,10 @@ from torch import Tensor, nn
 from lrexp.layers.adapted import adapt, has_values, merge
 from lrexp.layers.lora import ConvLayout, lora_layer
 from lrexp.layers.lora_layer import LoRALayer, LoRASettings
-from lrexp.methods.base import Context, Decisions, Method
+from lrexp.methods.base import Context, Decisions, Group, Method
 from lrexp.models.roles import pattern_values, selection
 
+ROLES = {"lora_A": "in", "lora_B": "out", "lora_E": "scale", "": "head"}  # of parameters by the ends of their names
 Start = Literal["kaiming", "gaussian", "orthogonal", "default_linear"]
 
 
@@ -43,12 +44,18 @@ class LowRankHyperparameters:
     alpha_pattern: dict[str, float] = field(
         default_factory=dict
     )  # other alphas; alpha / r changes with rank_pattern too
+    lr_multipliers: dict[str, float] = field(default_factory=dict)  # of roles: in (A), out (B), scale, head
 
     def __post_init__(self) -> None:
         """Raises ValueError for ranks and scales out of range."""
         for where, r in [("r", self.r), *((f"rank_pattern {name}", r) for name, r in self.rank_pattern.items())]:
             if r < 1:
                 raise ValueError(f"{where} is {r}: a rank is at least 1")
+        for role, factor in self.lr_multipliers.items():
+            if role not in ROLES.values():
+                raise ValueError(f"lr_multipliers {role}: the roles are {', '.join(dict.fromkeys(ROLES.values()))}")
+            if not 0 < factor < math.inf:
+                raise ValueError(f"lr_multipliers {role} is {factor}: it is a positive number")
         alphas = [("lora_alpha", self.lora_alpha), *((f"alpha_pattern {n}", a) for n, a in self.alpha_pattern.items())]
         for where, alpha in alphas:
             if not 0 < alpha < math.inf:
@@ -77,7 +84,7 @@ class LoRA(Method):
 
     Hyperparameters = LoRAHyperparameters
     size = "r"
-    may_differ = ("lora_dropout", "init_lora_weights")
+    may_differ = ("lora_dropout", "init_lora_weights", "lr_multipliers")
 
     def prepare(self, model: nn.Module, decisions: Decisions, context: Context) -> nn.Module:
         """Replaces the target modules by LoRA layers; they and the head are trained, all else is frozen."""
@@ -92,8 +99,7 @@ class LoRA(Method):
 
         def restart(layer: LoRALayer, name: str) -> None:
             if f"{name}.lora_A0" in tensors:
-                layer.set_factors(tensors[f"{name}.lora_A0"], tensors[f"{name}.lora_B0"])
-                layer.take_from_base()
+                layer.take(tensors[f"{name}.lora_A0"], tensors[f"{name}.lora_B0"])
 
         return self._wrapped(model, decisions, context, restart)
 
@@ -134,6 +140,17 @@ class LoRA(Method):
         """Sets the factors to start from, drawn by seed and layer's name: the order of layers does not matter."""
         if has_values(layer.lora_A):
             layer.set_factors(*start(layer, self.hyperparameters.init_lora_weights, context.generator(f"init:{name}")))
+
+    def parameter_groups(self, model: nn.Module) -> list[Group]:
+        """The usual groups, each cut by the rates of its parameters' roles."""
+        factors = self.hyperparameters.lr_multipliers
+        groups: dict[tuple[bool, float], Group] = {}
+        for group in super().parameter_groups(model):
+            for name, parameter in group.parameters.items():
+                role = ROLES.get(name.rpartition(".")[2], ROLES[""])
+                key = group.weight_decay, factors.get(role, 1.0)
+                groups.setdefault(key, Group({}, *key)).parameters[name] = parameter
+        return list(groups.values())
 
     def finalize(self, model: nn.Module) -> nn.Module:
         """Merges every layer into a plain one of the original class."""

@@ -83,6 +83,7 @@ class LoRAGA(LoRA):
 
     Hyperparameters = LoRAGAHyperparameters
     may_differ = (
+        "lr_multipliers",
         "direction", "scale", "stable_gamma", "norm_clip", "flavour", "svd_niter",
         "calibration_batches", "calibration_batch_size",
     )  # fmt: skip

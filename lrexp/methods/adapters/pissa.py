@@ -52,7 +52,7 @@ class PiSSA(LoRA):
     """LoRA with another start."""
 
     Hyperparameters = PiSSAHyperparameters
-    may_differ = ("svd", "svd_niter", "svd_oversampling")
+    may_differ = ("lr_multipliers", "svd", "svd_niter", "svd_oversampling")
 
     def initialise(self, layer: LoRALayer, name: str, decisions: Decisions, context: Context) -> None:
         """Sets A0 and B0 from the weight's leading triplets and takes their product out of the base."""
