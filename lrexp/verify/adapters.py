@@ -119,14 +119,15 @@ def base_optimizer(hyperparameters: Mapping[str, Any]) -> tuple[dict[str, Any], 
 def train(method: Method, model: nn.Module, case: Case, watched: Mapping[str, nn.Parameter]) -> Outcome:
     """Trains on the inputs `x` and cotangents `g` of the case, one step each (loss = sum(y * g)).
 
-    Gives y (every output before its update), and for all `watched` grad<n>_<name> of every step n from 1, <name>_final.
+    Gives y (every output before its update), and for all `watched` grad<n>_<name> of every step n from 1, <name>_steps
+    (after each) and <name>_final.
     What dropout makes of the inputs is the case's `x_dropped`.
     """
     xs, gs, dropped = case["x"], case["g"], case.get("x_dropped")
     section, rate = base_optimizer(case.hyperparameters)
     optimizer = method.build_optimizer(method.parameter_groups(model), make_optimizer(section, rate))
     outputs: list[Tensor] = []
-    outcome = Outcome()
+    outcome, steps = Outcome(), {name: [] for name in watched}
 
     def cotangent_loss(model: nn.Module, batch: Batch) -> Tensor:
         y = model(batch["x"])
@@ -150,8 +151,11 @@ def train(method: Method, model: nn.Module, case: Case, watched: Mapping[str, nn
         optimizer.step()
         method.after_update(step, training)
         optimizer.zero_grad(set_to_none=True)
+        for name, parameter in watched.items():
+            steps[name].append(parameter.detach().clone())
     outcome.tensors["y"] = torch.stack(outputs)
-    outcome.tensors |= {f"{name}_final": parameter.detach().clone() for name, parameter in watched.items()}
+    for name, values in steps.items():
+        outcome.tensors |= {f"{name}_steps": torch.stack(values), f"{name}_final": values[-1]}
     return outcome
 
 
@@ -166,12 +170,12 @@ def evaluate(model: nn.Module, x: Tensor) -> Tensor:
         return model(x)
 
 
-def train_lora(method: Method, model: nn.Module, layer: LoRALayer, case: Case) -> Outcome:
-    """`train` of the layer's factors, and then y_final (without dropout), W_merged and y_merged (through it alone).
+def train_lora(method: Method, model: nn.Module, layer: LoRALayer, case: Case, **others: nn.Parameter) -> Outcome:
+    """`train` of the factors and of others; then y_final (without dropout), W_merged and y_merged (through it alone).
 
     `scaling` is among the results. The model is merged in place.
     """
-    outcome = train(method, model, case, {"A": layer.lora_A, "B": layer.lora_B})
+    outcome = train(method, model, case, {"A": layer.lora_A, "B": layer.lora_B, **others})
     outcome.results["scaling"] = layer.scaling
     x = case["x"][0]
     outcome.tensors["y_final"] = evaluate(model, x)
@@ -179,6 +183,23 @@ def train_lora(method: Method, model: nn.Module, layer: LoRALayer, case: Case) -
     (plain,) = merged.children()
     outcome.tensors |= {"W_merged": plain.weight, "y_merged": evaluate(merged, x)}  # type: ignore[dict-item]
     return outcome
+
+
+def train_from_taken_start(method: Method, case: Case) -> tuple[Outcome, LoRALayer]:
+    """Gives a start that is taken from the base (A_init, B_init, BA_init, W_res), and trains from the stored one."""
+    model, layer = prepare(method, linear(case["W"], case.get("b")), case)
+    start = {"A_init": layer.lora_A, "B_init": layer.lora_B, "W_res": layer.weight}
+    found = {name: tensor.detach().clone() for name, tensor in start.items()} | {"BA_init": product(layer)}
+    for name, tensor in (*start.items(), ("A_init", layer.lora_A0), ("B_init", layer.lora_B0)):
+        inject(tensor, case[name])  # type: ignore[arg-type]
+    outcome = train_lora(method, model, layer, case)
+    outcome.tensors |= found | {"BA_final": product(layer)}
+    return outcome, layer
+
+
+def product(layer: LoRALayer) -> Tensor:
+    """B A of a layer's factors, in their precision."""
+    return layer.delta_weight(layer.lora_A.dtype).detach() / layer.scaling
 
 
 @contextlib.contextmanager

@@ -17,18 +17,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from lrexp.layers.adapted import adapt, has_values, merge
-from lrexp.layers.lora import ConvLayout, lora_layer
+from lrexp.layers.lora import PLAIN, ConvLayout, Kinds, lora_layer
 from lrexp.layers.lora_layer import LoRALayer, LoRASettings
 from lrexp.methods.base import Context, Decisions, Group, Method
 from lrexp.models.roles import pattern_values, selection
 
-ROLES = {"lora_A": "in", "lora_B": "out", "lora_E": "scale", "": "head"}  # of parameters by the ends of their names
+ROLES = {"lora_A": "in", "lora_B": "out", "lora_E": "scale", "lora_magnitude": "scale", "": "head"}  # by ends of names
 Start = Literal["kaiming", "gaussian", "orthogonal", "default_linear"]
 
 
@@ -63,12 +63,11 @@ class LowRankHyperparameters:
 
 
 @dataclass(frozen=True)
-class LoRAHyperparameters(LowRankHyperparameters):
-    """LoRA's own settings."""
+class DrawnHyperparameters(LowRankHyperparameters):
+    """What those of them have in common whose factors start from a draw, with B A = 0: they can have dropout."""
 
     lora_dropout: float = 0.0  # on the input of A alone; paper: 0 (GLUE), 0.1 (E2E)
     init_lora_weights: Start = "kaiming"  # how A and B start; default_linear changes the model's output at the start
-    conv_layout: ConvLayout = "peft"  # Conv2d: two convolutions (peft), or a reshaped product of rank r k (loralib)
 
     def __post_init__(self) -> None:
         """Raises ValueError for a dropout out of range and an odd rank with the orthogonal start."""
@@ -79,11 +78,19 @@ class LoRAHyperparameters(LowRankHyperparameters):
             raise ValueError("init_lora_weights orthogonal needs even ranks: it splits them into two halves")
 
 
+@dataclass(frozen=True)
+class LoRAHyperparameters(DrawnHyperparameters):
+    """LoRA's own settings."""
+
+    conv_layout: ConvLayout = "peft"  # Conv2d: two convolutions (peft), or a reshaped product of rank r k (loralib)
+
+
 class LoRA(Method):
     """Wraps the target modules; its kin start the factors otherwise (`initialise`) or choose the ranks (`ranks`)."""
 
     Hyperparameters = LoRAHyperparameters
     size = "r"
+    kinds: ClassVar[Kinds] = PLAIN  # classes of its layers, where they are not LoRA's
     may_differ = ("lora_dropout", "init_lora_weights", "lr_multipliers")
 
     def prepare(self, model: nn.Module, decisions: Decisions, context: Context) -> nn.Module:
@@ -122,7 +129,8 @@ class LoRA(Method):
                 device=context.device,
             )
             layout: ConvLayout = getattr(values, "conv_layout", "peft")
-            layers[name] = lora_layer(name, model.get_submodule(name), settings, targets[name], layout)
+            base = model.get_submodule(name)
+            layers[name] = lora_layer(name, base, settings, targets[name], layout, self.kinds)
             begin(layers[name], name)
         return adapt(model, layers, context.head)
 

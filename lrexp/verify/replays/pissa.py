@@ -11,7 +11,7 @@ from lrexp.linalg.svd import exact_svd
 from lrexp.methods.adapters.pissa import PiSSA
 from lrexp.methods.base import Context
 from lrexp.spec.convert import from_mapping
-from lrexp.verify.adapters import TARGET, evaluate, inject, linear, one_layer, prepare, train_lora
+from lrexp.verify.adapters import TARGET, evaluate, inject, linear, one_layer, train_from_taken_start
 from lrexp.verify.case import Case
 from lrexp.verify.compare import Outcome
 from lrexp.verify.replay import replay
@@ -79,17 +79,6 @@ def init_train_convert(case: Case) -> Outcome:
 
 
 def _init_train(case: Case) -> tuple[Outcome, LoRALayer]:
-    method = pissa(case)
-    model, layer = prepare(method, linear(case["W"], case.get("b")), case)
-    start = {"A_init": layer.lora_A, "B_init": layer.lora_B, "W_res": layer.weight}
-    found = {name: tensor.detach().clone() for name, tensor in start.items()}
-    found |= {"BA_init": _product(layer), "S": exact_svd(case["W"].double()).S}
-    for name, tensor in (*start.items(), ("A_init", layer.lora_A0), ("B_init", layer.lora_B0)):
-        inject(tensor, case[name])  # type: ignore[arg-type]
-    outcome = train_lora(method, model, layer, case)
-    outcome.tensors |= found | {"BA_final": _product(layer)}
+    outcome, layer = train_from_taken_start(pissa(case), case)
+    outcome.tensors["S"] = exact_svd(case["W"].double()).S
     return outcome, layer
-
-
-def _product(layer: LoRALayer) -> Tensor:
-    return layer.delta_weight(layer.lora_A.dtype).detach() / layer.scaling
