@@ -69,6 +69,11 @@ class DoRALayer(LoRALayer):
         norms = self.held if self.training and self.held is not None else self.norms()
         return self.of_outputs(self.lora_magnitude.to(norms.dtype) / norms)
 
+    @torch.no_grad()
+    def magnitude_of_outputs(self) -> Tensor:
+        """The magnitudes of all outputs: where nothing is adapted, the norm that the weight has."""
+        return self.lora_magnitude.detach().clone()
+
     def of_outputs(self, gain: Tensor) -> Tensor:
         """The gains of the adapted rows as gains of the layer's outputs, in the shape that multiplies an output."""
         return gain
@@ -113,6 +118,14 @@ class DoRALinear(DoRALayer, LoRALinear):
 
 class DoRAFused(DoRALinear, LoRAFused):
     """DoRA on slices of a fused output."""
+
+    @torch.no_grad()
+    def magnitude_of_outputs(self) -> Tensor:
+        """(m,)."""
+        W = self.weight.t() if self.transposed else self.weight
+        norms = W.to(self.lora_magnitude.dtype).norm(dim=1).view(len(self.slices), -1)
+        norms[list(self.slices)] = self.lora_magnitude.view(self.blocks, -1)
+        return norms.view(-1)
 
     def of_outputs(self, gain: Tensor) -> Tensor:
         """(e * width,) as (m,), 1 in the slices that are not enabled."""

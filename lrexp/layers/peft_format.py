@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lrexp.layers.adapted import AdaptedLayer
+from lrexp.layers.dora import DORA, DoRALayer, DoRALinear
 from lrexp.layers.lora_conv import LoRAConv2d
 from lrexp.layers.lora_embedding import LoRAEmbedding
 from lrexp.layers.lora_layer import LoRALayer, LoRASettings, difference_to_original
@@ -37,6 +38,7 @@ class PlainLoRA:
     lora_alpha: float
     use_rslora: bool
     lora_dropout: float
+    magnitude: Tensor | None = None  # of DoRA, for each output of the layer
 
     def layer(self, base: nn.Module) -> LoRALayer:
         """The layer that PEFT makes of it, around the original base."""
@@ -44,23 +46,28 @@ class PlainLoRA:
         with torch.no_grad():
             made.lora_A.copy_(self.A)
             made.lora_B.copy_(self.B)
+            if isinstance(made, DoRALayer):
+                assert self.magnitude is not None
+                made.lora_magnitude.copy_(self.magnitude)
         return made
 
 
 def plain_lora(name: str, layer: AdaptedLayer) -> PlainLoRA:
     """What a trained layer changes in the original base. Raises InputError for what PEFT's LoRA cannot hold."""
-    if type(layer) not in (LoRALinear, LoRAFused, LoRAConv2d, LoRAEmbedding):
+    if type(layer) not in (*DORA, *DORA.values()):
         raise InputError(f"{name} is a {type(layer).__name__}, for which PEFT's LoRA has no form: take --to merged.")
     assert isinstance(layer, LoRALayer)
     A, B, r, alpha = difference_to_original(layer)
     kind: type[LoRALayer] = type(layer)
+    magnitude = layer.magnitude_of_outputs() if isinstance(layer, DoRALayer) else None
     if isinstance(layer, LoRAFused):
         e = layer.blocks
-        B, kind = _block_diagonal(B.view(e, -1, r), layer.slices), LoRALinear
+        B, kind = _block_diagonal(B.view(e, -1, r), layer.slices), DoRALinear if magnitude is not None else LoRALinear
         r, alpha = e * r, alpha * (math.sqrt(e) if layer.use_rslora else e)  # the scale stays what it is
     wide = torch.promote_types(A.dtype, torch.float32)
     A, B = (factor.to(wide).contiguous() for factor in (A, B))
-    return PlainLoRA(kind, A, B, r, alpha, layer.use_rslora, layer.lora_dropout)
+    magnitude = None if magnitude is None else magnitude.to(wide)
+    return PlainLoRA(kind, A, B, r, alpha, layer.use_rslora, layer.lora_dropout, magnitude)
 
 
 def _block_diagonal(blocks: Tensor, slices: tuple[bool, ...]) -> Tensor:
@@ -76,9 +83,12 @@ def peft_tensors(layers: Mapping[str, PlainLoRA], head: Mapping[str, Tensor]) ->
     """What adapter_model.safetensors holds: the factors of all layers, and the head's tensors by their own names."""
     found: dict[str, Tensor] = {}
     for name, layer in layers.items():
-        form = "lora_embedding_{}" if layer.kind is LoRAEmbedding else "lora_{}.weight"
+        form = "lora_embedding_{}" if issubclass(layer.kind, LoRAEmbedding) else "lora_{}.weight"
         found[f"{PREFIX}{name}.{form.format('A')}"] = layer.A
         found[f"{PREFIX}{name}.{form.format('B')}"] = layer.B
+        if layer.magnitude is not None:
+            shape = (1, -1, 1, 1) if issubclass(layer.kind, LoRAConv2d) else (-1,)
+            found[f"{PREFIX}{name}.lora_magnitude_vector"] = layer.magnitude.view(shape)
     return found | {f"{PREFIX}{name}": tensor for name, tensor in head.items()}
 
 
@@ -102,6 +112,7 @@ def peft_config(
         "rank_pattern": {name: entry.r for name, entry in layers.items() if entry.r != r},
         "alpha_pattern": {name: entry.lora_alpha for name, entry in layers.items() if entry.lora_alpha != alpha},
         "use_rslora": entries[0].use_rslora,
+        "use_dora": entries[0].magnitude is not None,
         "lora_dropout": max(entry.lora_dropout for entry in entries),
         "target_modules": list(layers),
         "modules_to_save": list(head) or None,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lrexp.layers.adapted import AdaptedLayer
+from lrexp.layers.dora import DORA, DoRALayer
 from lrexp.layers.lora import lora_layer
 from lrexp.layers.lora_layer import LoRASettings
 from lrexp.layers.peft_format import peft_config, peft_tensors, plain_lora
@@ -73,6 +74,24 @@ def test_outputs_are_equal(kind: str, use_rslora: bool, taken: bool, tmp_path: P
             layer.take_from_base()
             for factor in (layer.lora_A, layer.lora_B):
                 nn.init.normal_(factor)
+    x = a_batch(kind)
+    loaded, plain = in_peft(copy.deepcopy(original), layer, tmp_path), plain_lora("layer", layer)
+    with torch.no_grad():
+        expected = layer(x)
+        torch.testing.assert_close(loaded(x), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(plain.layer(original)(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_magnitudes_are_held(kind: str, tmp_path: Path) -> None:
+    make, slices = KINDS[kind]
+    with ambient(1):
+        original = make()
+        layer = lora_layer("layer", copy.deepcopy(original), LoRASettings(2, 5.0), slices, kinds=DORA)
+        assert isinstance(layer, DoRALayer)
+        for factor in (layer.lora_A, layer.lora_B):
+            nn.init.normal_(factor)
+        nn.init.uniform_(layer.lora_magnitude, 0.5, 2.0)
     x = a_batch(kind)
     loaded, plain = in_peft(copy.deepcopy(original), layer, tmp_path), plain_lora("layer", layer)
     with torch.no_grad():
