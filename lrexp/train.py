@@ -12,14 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrexp.engine import drift, finished, forward, reload, shapes, team
+from lrexp.engine import drift, forward, reload, shapes, team
 from lrexp.engine import folder as folders
 from lrexp.engine.determinism import settled
-from lrexp.engine.identify import Run, build_method, identify
+from lrexp.engine.identify import Run, identify
 from lrexp.engine.precision import DTYPES
 from lrexp.engine.sampler import calibration, stream_items, total_steps, widest
 from lrexp.engine.session import Session
 from lrexp.engine.tensors import Tensors
+from lrexp.methods import catalog
 from lrexp.methods.base import Batch, Context, Method
 from lrexp.models import build, load
 from lrexp.optim.build import make_optimizer
@@ -120,7 +121,7 @@ def rehearse(run: Run, task: Task, context: Context) -> int | None:
 
     Gives the bytes of tensors that the widest batch takes; None where the step cannot be followed on shapes.
     """
-    method = build_method(run.spec)  # another instance: the run's own keeps nothing of a rehearsal
+    method = catalog.build(run.spec.method)  # another instance: the run's own keeps nothing of a rehearsal
     with shapes.on_shapes() as tensors:
         model = build.empty(run.model, run.place, task.outputs, context.dtype)
         fit.refuse_unfit(task, model.config, run.model.name)
@@ -133,9 +134,9 @@ def rehearse(run: Run, task: Task, context: Context) -> int | None:
     if run.spec.training.drift and drift.reads_a_text(run):
         drift.text(run, model.config)
     if run.origin is not None:
-        folder, keeps_base = run.origin.folder, method.keeps_base
-        held, decisions = finished.shapes(folder, keeps_base), finished.decisions(folder, torch.device("cpu"))
-        reload.refuse_misfits(held, run, task, decisions, context, run.has_new_head)
+        run.origin.refuse_misfits(model)
+        decisions = run.origin.decisions(torch.device("cpu"))
+        reload.refuse_misfits(run.origin.shapes(), run, task, decisions, context, run.has_new_head)
     return planned
 
 

@@ -33,8 +33,8 @@ from bench_peers import peak_allocated
 from torch import nn
 
 from lrexp.engine import forward, memory
-from lrexp.engine.identify import build_method
 from lrexp.linalg.random import seed_ambient
+from lrexp.methods import catalog
 from lrexp.methods.base import Context, Decisions
 from lrexp.methods.catalog import families
 from lrexp.models import build, load, model_spec
@@ -84,7 +84,7 @@ def build_step(spec: RunSpec, model_name: str, setting: str) -> Callable[[], Non
     model = prepared(spec, model_name, device)
     forward.arrange(model, switched(spec.training, setting))
     model.train()
-    method = build_method(spec)
+    method = catalog.build(spec.method)
     optimizer = method.build_optimizer(method.parameter_groups(model), make_optimizer(spec.optimizer, 1e-4))
     draw = torch.Generator().manual_seed(1)
     ids = torch.randint(1000, 4000, MODELS[model_name], generator=draw).to(device)
@@ -112,7 +112,7 @@ def prepared(spec: RunSpec, model_name: str, device: torch.device) -> nn.Module:
     else:
         model = BertForSequenceClassification(BertConfig(**MINILM))  # type: ignore[arg-type]
     context = Context(0, 1, device, torch.float32, head=section.head)
-    return build_method(spec).prepare(model.to(device), Decisions(), context)
+    return catalog.build(spec.method).prepare(model.to(device), Decisions(), context)
 
 
 def switched(training: TrainingSpec, setting: str) -> TrainingSpec:

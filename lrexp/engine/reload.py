@@ -6,32 +6,24 @@ the run's decisions; the numbers from what the run kept, where each tensor has i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lrexp.engine import finished as kept_by
 from lrexp.engine.finished import Finished, Shapes
 from lrexp.engine.folder import WEIGHTS
-from lrexp.engine.identify import Run, build_method
+from lrexp.engine.identify import Run
+from lrexp.engine.origin import Stored
 from lrexp.engine.precision import place
 from lrexp.engine.result import kept
 from lrexp.linalg.random import stream
+from lrexp.methods import catalog
 from lrexp.methods.base import Context, Decisions
 from lrexp.models import build
 from lrexp.models.roles import head_modules
 from lrexp.spec.errors import InputError
 from lrexp.tasks.base import Task
-
-
-class Stored(NamedTuple):
-    """All that a run kept."""
-
-    tensors: Mapping[str, Tensor]
-    decisions: Decisions
 
 
 def stored(finished: Finished, run: Run) -> Stored:
@@ -92,7 +84,7 @@ def refuse_misfits(
 
     They come from a preparation on shapes alone: nothing is decomposed or drawn for it.
     """
-    method = build_method(run.spec)  # another instance: the run's own keeps nothing of a rehearsal
+    method = catalog.build(run.spec.method)  # another instance: the run's own keeps nothing of a rehearsal
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = build.empty(run.model, run.place, task.outputs, context.dtype)
         head = tuple(f"{name}." for name in head_modules(model, context.head))

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from lrexp.spec import packages
-from lrexp.spec.convert import clip, unknown
+from lrexp.spec.convert import clip, from_mapping, unknown
 from lrexp.spec.errors import InputError
 from lrexp.spec.packages import Entry, Supports
 
@@ -167,6 +168,13 @@ def load(name: str) -> type[Method]:
     if not isinstance(cls, type) or not issubclass(cls, Method) or not hasattr(cls, "Hyperparameters"):
         raise InputError(f"{where} has no class {found.cls} of lrexp.methods.base.Method with its Hyperparameters")
     return cls
+
+
+def build(section: Mapping[str, Any]) -> Method:
+    """The method of a spec's section with its hyperparameters. Raises InputError for a wrong key, type or range."""
+    cls = load(section["name"])
+    values = {key: value for key, value in section.items() if key not in ("name", "tuning")}
+    return cls(from_mapping(cls.Hyperparameters, values, "method"))
 
 
 def families() -> dict[str, str]:

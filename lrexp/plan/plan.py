@@ -17,8 +17,9 @@ import torch
 from torch import nn
 
 from lrexp.engine import forward, shapes
-from lrexp.engine.identify import build_method, refuse_combinations, refuse_quantised
+from lrexp.engine.identify import refuse_combinations, refuse_quantised
 from lrexp.engine.precision import DTYPES
+from lrexp.methods import catalog
 from lrexp.methods.base import Context, Method
 from lrexp.models import build, load, model_spec
 from lrexp.optim.build import make_optimizer
@@ -96,7 +97,7 @@ def trainable_parameters(spec: RunSpec) -> int:
 
 def grounded(spec: RunSpec) -> Ground:
     """The spec checked, its model's config found, a blank task in place of its data. Raises InputError."""
-    method = build_method(spec)
+    method = catalog.build(spec.method)
     make_optimizer(spec.optimizer, 1.0)
     refuse_combinations(spec)
     section = model_spec.read(spec.model)

@@ -164,7 +164,8 @@ def flat(spec: dict[str, Any]) -> dict[str, Any]:
 def differing(groups: Sequence[Group]) -> list[str]:
     """Keys in which groups of one dataset and one model differ, among those that have the key, in the spec's order.
 
-    Names that have columns of their own are left out, and places of data and models that hold the same content.
+    A key that some methods alone have counts where groups of one method differ in it. Names that have columns of their
+    own are left out, and places of data and models that hold the same content.
     """
     blocks: dict[tuple[object, object], list[Group]] = {}
     for found in groups:
@@ -204,7 +205,12 @@ def _shares_content(run: Run, other: Run) -> bool:
 def _differs(key: str, block: list[Group]) -> bool:
     if key in PLACES and len({found.fingerprint(f"{SECTION[key]}_fingerprint") for found in block}) < 2:
         return False
-    return len({_key(found.identity[key]) for found in block if key in found.identity}) > 1
+    values: dict[str | None, set[str]] = {}
+    is_everywhere = all(key in found.identity for found in block)
+    for found in block:
+        if key in found.identity:
+            values.setdefault(None if is_everywhere else found.part("method"), set()).add(_key(found.identity[key]))
+    return any(len(there) > 1 for there in values.values())
 
 
 def _leaves(mapping: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

@@ -65,7 +65,7 @@ def test_methods_to_come_resume_exactly(
 def test_what_was_decided_is_kept_and_not_decided_again(
     tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reload, "build_method", lambda spec: toys.Calibrated(None))
+    monkeypatch.setattr(reload.catalog, "build", lambda section: toys.Calibrated(None))
     lived(tiny, tmp_path / "run", toys.Calibrated(None))
     run = session(tiny, tmp_path / "again", "method=full").run
     kept = decisions(tmp_path / "run", torch.device("cpu"))

@@ -13,11 +13,11 @@ from torch.nn import functional as F
 
 from lrexp.engine import forward, shapes
 from lrexp.engine.flops import Flops
-from lrexp.engine.identify import build_method
 from lrexp.engine.sampler import widest
 from lrexp.engine.tensors import Tensors
 from lrexp.engine.update import Update, with_optimizer
 from lrexp.linalg import blockwise
+from lrexp.methods import catalog
 from lrexp.models import build
 from tests.conftest import session
 
@@ -36,7 +36,7 @@ def on_shapes(tiny: list[str], folder: Path, *overrides: str) -> shapes.Step:
     task, run = of.task, of.run
     train = task.splits["train"]
     batch = task.collate([train.items[i] for i in widest(train, 8)])
-    method = build_method(run.spec)
+    method = catalog.build(run.spec.method)
     with shapes.on_shapes() as tensors:
         model = build.empty(run.model, run.place, task.outputs, of.context.dtype)
         model = method.prepare(model, method.bound(model), of.context.on_shapes())

@@ -145,6 +145,15 @@ def test_differing_keys_are_those_that_tell_rows_of_one_block_apart(tmp_path: Pa
     assert differing(groups(tmp_path)) == ["method.r", "training.learning_rate"]
 
 
+def test_keys_of_some_methods_count_within_a_method(tmp_path: Path) -> None:
+    write_run(tmp_path / "1", method={"name": "full"})
+    write_run(tmp_path / "2", method={"name": "pissa", "svd": "exact"})
+    write_run(tmp_path / "3", method={"name": "galore", "svd": "subspace"})
+    assert differing(groups(tmp_path)) == []
+    write_run(tmp_path / "4", method={"name": "pissa", "svd": "randomized"})
+    assert differing(groups(tmp_path)) == ["method.svd"]
+
+
 def test_places_are_told_apart_only_with_other_content(tmp_path: Path) -> None:
     write_run(tmp_path / "1", dataset__path="a.csv")
     write_run(tmp_path / "2", dataset__path="b.csv", method__r=4)

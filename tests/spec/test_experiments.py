@@ -204,7 +204,7 @@ def test_the_subspaces_of_mnist_are_as_in_the_scripts(network: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_experiment_states_its_choices_and_only_known_keys_in_range(name: str) -> None:
-    from lrexp.engine.identify import build_method
+    from lrexp.methods import catalog
     from lrexp.models import model_spec
     from lrexp.optim.build import make_optimizer
     from lrexp.tasks import build
@@ -212,7 +212,7 @@ def test_an_experiment_states_its_choices_and_only_known_keys_in_range(name: str
     defaults = yaml_text.read_file(choices.folder() / "experiment" / f"{name}.yaml")["defaults"]
     assert {key for entry in defaults for key in entry} >= {f"override /{g}" for g in ("method", "model", "dataset")}
     spec = composed(f"experiment={name}")
-    build_method(spec)
+    catalog.build(spec.method)
     make_optimizer(spec.optimizer, 1.0)
     build.check(spec.dataset)
     model_spec.read(spec.model)
