@@ -5,7 +5,7 @@ import pytest
 from lrexp.methods import catalog
 from lrexp.spec import choices, yaml_text
 from lrexp.spec.compose import compose
-from lrexp.spec.convert import convert
+from lrexp.spec.convert import Value, convert
 from lrexp.spec.errors import InputError
 
 EVERY = [(group, name) for group in choices.groups() for name in choices.names(group)]
@@ -26,6 +26,7 @@ COMMENTED = [(group, name) for group, name in EVERY if group != "experiment"]
         ("str or list of str", str | tuple[str, ...]),
         ("list of str or null", tuple[str, ...] | None),
         ("map of str to int", dict[str, int]),
+        ("map of str to value", dict[str, Value]),
     ],
 )
 def test_type_comments(text: str, expected: Any) -> None:
