@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 from transformers.pytorch_utils import Conv1D
 
-from lrexp.layers.adapted import replace
+from lrexp.layers.adapted import has_values, replace
 from lrexp.layers.peft_config import config_class
 from lrexp.models.roles import plays
 from lrexp.spec.errors import InputError
@@ -41,14 +42,57 @@ def make_config(peft_type: str, values: Mapping[str, Any], model: nn.Module, tar
 def inject(config: PeftConfig, model: nn.Module, targets: Sequence[str]) -> None:
     """Puts the tuner's layers in the place of the targets; it freezes all but what it trains.
 
-    Tuners draw from torch's global generator. Raises InputError for what PEFT refuses, for a tuner that reaches other
-    layers than the targets, and for one that changes the base's weights: they would be in no file.
+    Tuners draw from torch's global generator. On fake tensors the tuner gets real ones of the same shapes, since many
+    look at numbers, and what it makes of them becomes fake again. Raises InputError for what PEFT refuses, for a tuner
+    that reaches other layers than the targets, and for one that changes the base's weights: they would be in no file.
     """
+    if all(has_values(model.get_submodule(name).weight) for name in targets):  # type: ignore[arg-type]
+        _inject(config, model, targets)
+        return
+    with _disable_current_modes():
+        places = _stand_in(model, targets)
+        _inject(config, model, targets)
+    for module in model.modules():
+        for name, p in module._parameters.items():
+            if p is None:
+                continue
+            was = places.get(id(p)) or (p, nn.Parameter(torch.empty(p.shape, dtype=p.dtype)))
+            places[id(p)] = was
+            module._parameters[name] = was[1].requires_grad_(p.requires_grad)
+        for name, b in module._buffers.items():
+            if b is not None and has_values(b):
+                module._buffers[name] = torch.empty(b.shape, dtype=b.dtype)
+
+
+def _stand_in(model: nn.Module, targets: Sequence[str]) -> dict[int, tuple[nn.Parameter, nn.Parameter]]:
+    """Real parameters in place of fake ones, by the id of the new one: it and the one that was there.
+
+    Those of a target hold numbers, shared by all of one shape; the others have a single zero in memory.
+    """
+    drawn: dict[tuple[torch.Size, torch.dtype], Tensor] = {}
+    inside = {id(p) for name in targets for p in model.get_submodule(name).parameters()}
+    found: dict[int, nn.Parameter] = {}
+    places: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
+    for module in model.modules():
+        for name, p in module._parameters.items():
+            if p is None:
+                continue
+            if id(p) not in found:
+                key = (p.shape, p.dtype)
+                if id(p) in inside and key not in drawn:
+                    drawn[key] = torch.randn(p.shape, generator=torch.Generator().manual_seed(0)).to(p.dtype)
+                numbers = drawn[key] if id(p) in inside else torch.zeros((), dtype=p.dtype).expand(p.shape)
+                found[id(p)] = nn.Parameter(numbers, p.requires_grad)
+                places[id(found[id(p)])] = (found[id(p)], p)
+            module._parameters[name] = found[id(p)]
+    return places
+
+
+def _inject(config: PeftConfig, model: nn.Module, targets: Sequence[str]) -> None:
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
     peft_type = config.peft_type.value  # type: ignore[union-attr]
-    base = {id(p): (p, p._version, p.dtype) for p in model.parameters()}
-    buffers = {id(b) for b in model.buffers()}
+    base = {id(p): (p, p._version) for p in model.parameters()}
     dtypes = {name: model.get_submodule(name).weight.dtype for name in targets}
     with _peft_speaks(peft_type):
         # Not by inject_adapter_in_model, which refuses what layers share, though they hold it themselves.
@@ -58,11 +102,11 @@ def inject(config: PeftConfig, model: nn.Module, targets: Sequence[str]) -> None
         other = sorted(found.keys() ^ set(targets))[0]
         raise InputError(f"method.peft_type={peft_type} does not keep to the target modules: {other}")
     kept = {id(p) for p in model.parameters()}
-    if any(id(p) not in kept or p._version != version for p, version, _ in base.values()):
+    if any(id(p) not in kept or p._version != version for p, version in base.values()):
         raise InputError(f"method.peft_type={peft_type} with this config changes the base's weights: it is not run here")
     for name, layer in found.items():
         for tensor in (*layer.parameters(), *layer.buffers()):  # type: ignore[attr-defined]
-            if id(tensor) not in base and id(tensor) not in buffers and tensor.is_floating_point():
+            if id(tensor) not in base and tensor.is_floating_point():
                 tensor.data = tensor.data.to(dtypes[name])
 
 
