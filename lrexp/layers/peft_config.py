@@ -41,7 +41,6 @@ NOT_HERE = {  # fields that need what a run does not have, and why
     "peft_version": "it is a record",
     "layer_replication": "it changes the base model",
     "alora_invocation_tokens": "it needs PEFT's own forward pass",
-    "use_asa": "it needs a callback of PEFT's in every step",
     "generator_seed": "its generator's state is in no checkpoint",
     "runtime_offload_base_weight": "it takes the base's weights out of the model",
 }
@@ -56,6 +55,7 @@ NEED_MORE = {  # values of init_lora_weights that only set something up, or chan
 }
 REFUSED = {  # tuners that a loop of plain steps cannot drive
     "ADALORA": "it needs a call of PEFT's in every step",
+    "ADAMSS": "its shapes depend on the base's numbers, so that no run can be planned or read again",
     "XLORA": "it mixes adapters that are trained already",
     "POLY": "it needs task ids in every batch",
     "SHADOW": "it runs a second model beside the first",
