@@ -6,20 +6,23 @@ import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 from transformers.pytorch_utils import Conv1D
 
 from lrexp.layers.adapted import has_values, replace
 from lrexp.layers.peft_config import config_class
+from lrexp.layers.peft_format import PREFIX
 from lrexp.models.roles import plays
 from lrexp.spec.errors import InputError
 
 if TYPE_CHECKING:
-    from peft import PeftConfig
+    from peft import PeftConfig, PeftModel
     from peft.tuners.tuners_utils import BaseTunerLayer
 
 NAME = "default"  # of the adapter: PEFT's own
@@ -92,7 +95,7 @@ def _inject(config: PeftConfig, model: nn.Module, targets: Sequence[str]) -> Non
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
     peft_type = config.peft_type.value  # type: ignore[union-attr]
-    base = {id(p): (p, p._version) for p in model.parameters()}
+    base = {id(p): (p, p._version, p.data_ptr()) for p in model.parameters()}
     dtypes = {name: model.get_submodule(name).weight.dtype for name in targets}
     with _peft_speaks(peft_type):
         # Not by inject_adapter_in_model, which refuses what layers share, though they hold it themselves.
@@ -102,7 +105,7 @@ def _inject(config: PeftConfig, model: nn.Module, targets: Sequence[str]) -> Non
         other = sorted(found.keys() ^ set(targets))[0]
         raise InputError(f"method.peft_type={peft_type} does not keep to the target modules: {other}")
     kept = {id(p) for p in model.parameters()}
-    if any(id(p) not in kept or p._version != version for p, version in base.values()):
+    if any(id(p) not in kept or [p._version, p.data_ptr()] != was for p, *was in base.values()):
         raise InputError(f"method.peft_type={peft_type} with this config changes the base's weights: it is not run here")
     for name, layer in found.items():
         for tensor in (*layer.parameters(), *layer.buffers()):  # type: ignore[attr-defined]
@@ -133,6 +136,45 @@ def merge(model: nn.Module) -> nn.Module:
 def config_of(model: nn.Module) -> PeftConfig:
     """The config of the tuner in a model."""
     return model.peft_config[NAME]  # type: ignore[index, return-value]
+
+
+def whole(
+    config: PeftConfig,
+    base: nn.Module,
+    state: Mapping[str, Tensor],
+    head: Sequence[str],
+    task_type: str | None,
+    base_model: str | None,
+) -> PeftModel:
+    """The tuner and the head with the numbers of `state` on the original base, as PEFT itself puts them together."""
+    from peft import get_peft_model
+
+    config = copy.deepcopy(config)
+    config.task_type = task_type  # type: ignore[assignment]
+    if head:
+        config.modules_to_save = list(head)  # type: ignore[attr-defined]
+    with torch.no_grad(), _peft_speaks(config.peft_type.value):  # type: ignore[union-attr]
+        found = get_peft_model(base, config, NAME, autocast_adapter_dtype=False)
+        config.base_model_name_or_path = base_model  # PEFT takes the model's own name for it
+        own = dict(found.named_parameters(remove_duplicate=False)) | dict(found.named_buffers(remove_duplicate=False))
+        for name, tensor in state.items():
+            owner = next((h for h in head if name.startswith(f"{h}.")), None)
+            inside = name if owner is None else f"{owner}.modules_to_save.{NAME}{name.removeprefix(owner)}"
+            own[f"{PREFIX}{inside}"].copy_(tensor)
+    return found  # type: ignore[return-value]
+
+
+def write(tuned: PeftModel, folder: Path) -> None:
+    """Writes adapter_model.safetensors and adapter_config.json as PEFT loads them."""
+    from peft import get_peft_model_state_dict
+
+    config = config_of(tuned)
+    config.inference_mode = True
+    with _peft_speaks(config.peft_type.value):  # type: ignore[union-attr]
+        found = get_peft_model_state_dict(tuned, save_embedding_layers=False)
+    tensors = {name: tensor.detach().clone().contiguous() for name, tensor in found.items()}
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config.save_pretrained(str(folder))
 
 
 @contextmanager
