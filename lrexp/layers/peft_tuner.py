@@ -59,9 +59,9 @@ def inject(config: PeftConfig, model: nn.Module, targets: Sequence[str]) -> None
         for name, p in module._parameters.items():
             if p is None:
                 continue
-            was = places.get(id(p)) or (p, nn.Parameter(torch.empty(p.shape, dtype=p.dtype)))
-            places[id(p)] = was
-            module._parameters[name] = was[1].requires_grad_(p.requires_grad)
+            _, fake = places.setdefault(id(p), (p, nn.Parameter(torch.empty(p.shape, dtype=p.dtype))))
+            fake.requires_grad = p.requires_grad
+            module._parameters[name] = fake
         for name, b in module._buffers.items():
             if b is not None and has_values(b):
                 module._buffers[name] = torch.empty(b.shape, dtype=b.dtype)
@@ -106,7 +106,9 @@ def _inject(config: PeftConfig, model: nn.Module, targets: Sequence[str]) -> Non
         raise InputError(f"method.peft_type={peft_type} does not keep to the target modules: {other}")
     kept = {id(p) for p in model.parameters()}
     if any(id(p) not in kept or [p._version, p.data_ptr()] != was for p, *was in base.values()):
-        raise InputError(f"method.peft_type={peft_type} with this config changes the base's weights: it is not run here")
+        raise InputError(
+            f"method.peft_type={peft_type} with this config changes the base's weights: it is not run here"
+        )
     for name, layer in found.items():
         for tensor in (*layer.parameters(), *layer.buffers()):  # type: ignore[attr-defined]
             if id(tensor) not in base and tensor.is_floating_point():

@@ -135,9 +135,7 @@ def test_every_tuner_trains_is_kept_and_merges(peft_type: str) -> None:
 
 
 @pytest.mark.parametrize("peft_type", ["LOHA", "LOKR", "BOFT", "OFT", "FOURIERFT", "IA3", "HRA", "LORA", "VBLORA"])
-def test_stopped_and_resumed_equals_undisturbed(
-    peft_type: str, run: Runner, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stopped_and_resumed_equals_undisturbed(peft_type: str, run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     _, undisturbed = run(*words(peft_type), to="undisturbed")
     stop_after(monkeypatch, 3)
     with pytest.raises(Interrupted):
@@ -197,7 +195,7 @@ def test_a_config_from_the_command_line_is_kept_and_read_again() -> None:
     tokens, _ = compose(["method=peft", "method.config.token_indices=[3,4]"], families())
     assert tokens.method["config"] == {"token_indices": [3, 4]}
     for each in (spec, tokens):
-        assert RunSpec.from_yaml(each.to_yaml({}))[0] == each
+        assert RunSpec.parse(each.to_yaml({}), "spec.yaml")[0] == each
 
 
 def test_a_plan_counts_what_the_tuner_has() -> None:
@@ -208,6 +206,11 @@ def test_a_plan_counts_what_the_tuner_has() -> None:
     layers = large.trainable_parameters - small.trainable_parameters
     assert layers > 0 and layers % (512 - 8) == 0  # a vector of r a layer is trained, r x n is held
     assert large.memory["weights"] - small.memory["weights"] > 100 * layers
+
+
+def test_a_step_that_looks_at_numbers_is_not_planned() -> None:
+    with pytest.raises(InputError, match="cannot be planned on shapes"):
+        plan(compose(list(words("WAVEFT")), families())[0])
 
 
 @pytest.mark.parametrize(

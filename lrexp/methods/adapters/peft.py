@@ -6,12 +6,12 @@ The tuner's layers stand in the place of the target modules and do what PEFT has
 `config` holds fields of PEFT's config by their own names, with PEFT's defaults. Parameters and buffers of a tuner have
 the precision of the base, where PEFT keeps float32 beside a base in bf16. The numbers that PEFT draws come from the
 run's seed, but for those that have a seed in the config (VeRA's projections, FourierFT's places): these are the same in
-every run, as in PEFT. What a tuner computes from base and config (OSF's singular vectors, say) is
-computed again when a run goes on or is read.
+every run, as in PEFT. What a tuner computes from base and config (OSF's singular vectors, say) is computed again when a
+run goes on or is read.
 
 Not run here: prompt learning, which changes no weights; AdaLoRA, X-LoRA, Poly and Shadow, which need more than plain
-steps; AdaMSS, whose shapes depend on the base's numbers; starts that change the base (PiSSA, which is a method here). Lily's layers route by their input and cannot be
-merged.
+steps; AdaMSS, whose shapes depend on the base's numbers; starts that change the base (PiSSA, which is a method here).
+Lily's layers route by their input and cannot be merged.
 """
 
 from __future__ import annotations
