@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
 from lrexp.engine import forward, shapes
 from lrexp.engine.identify import build_method, refuse_combinations, refuse_quantised
@@ -95,7 +94,7 @@ def first_step(ground: Ground, model: nn.Module, batch: Batch, tensors: Tensors)
         return shapes.first_step(ground.spec, ground.task, ground.method, model, ground.context, batch, tensors)
     except InputError:
         raise
-    except (RuntimeError, DataDependentOutputException, DynamicOutputShapeException) as error:
+    except RuntimeError as error:
         name = ground.spec.method["name"]
         raise InputError(f"method={name}: a step of it looks at numbers and cannot be planned on shapes.") from error
 
