@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -122,7 +123,11 @@ def _of_weights(run: Run, trained: nn.Module | None, base: nn.Module, loop: Loop
 def _plain(run: Run, model: nn.Module) -> nn.Module | None:
     """The trained model merged in float32 or better, None where it cannot be; in any case off the device."""
     model = _widened(model)
-    return run.method.finalize(model) if catalog.entry(run.spec.method["name"]).supports.merge else None
+    if not catalog.entry(run.spec.method["name"]).supports.merge:
+        return None
+    with suppress(InputError):  # some settings of a method cannot be merged, where others can
+        return run.method.finalize(model)
+    return None
 
 
 def _widened(model: nn.Module) -> nn.Module:

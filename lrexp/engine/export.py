@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from lrexp.engine.files import write_folder
 from lrexp.engine.finished import Finished
 from lrexp.engine.identify import Run
 from lrexp.engine.precision import autocast, place
+from lrexp.layers import peft_tuner
 from lrexp.layers.adapted import adapted_layers, replace
 from lrexp.layers.peft_format import PlainLoRA, peft_config, peft_tensors, plain_lora
 from lrexp.methods import catalog
@@ -73,12 +75,14 @@ def merged(run: Run, task: Task, model: nn.Module) -> Export:
 
 
 def peft(run: Run, task: Task, model: nn.Module) -> Export:
-    """The run as an adapter for the original base. Raises InputError for what PEFT's LoRA cannot hold."""
-    layers = adapted_layers(model)
-    if not run.method.keeps_base or not layers:
+    """The run as an adapter for the original base. Raises InputError for what PEFT cannot hold."""
+    layers, tuned = adapted_layers(model), peft_tuner.tuner_layers(model)
+    if not run.method.keeps_base or not (layers or tuned):
         raise InputError(f"method={run.spec.method['name']} leaves no adapter that PEFT could hold: take --to merged.")
     if run.model.is_drawn:
         raise InputError("the base was drawn from the seed: take --to merged.")  # nobody could have it again
+    if tuned:
+        return _tuned(run, task, model)
     plain = {name: plain_lora(name, layer) for name, layer in layers.items()}
     as_run, adapted = _trained_logits(run, task, model)
     head = head_modules(model, run.model.head)
@@ -96,6 +100,20 @@ def peft(run: Run, task: Task, model: nn.Module) -> Export:
         (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     return Export(write, _largest(exported, adapted), _largest(exported, as_run))
+
+
+def _tuned(run: Run, task: Task, model: nn.Module) -> Export:
+    """A run of one of PEFT's own tuners as PEFT itself writes it, put on the original base for that."""
+    as_run, adapted = _trained_logits(run, task, model)
+    head = head_modules(model, run.model.head)
+    base = build.base(run.model, run.place, task.outputs, 0)
+    base = place(base, CPU, next(model.parameters()).dtype)
+    _refuse_other_changes(model, base, (*peft_tuner.tuner_layers(model), *head))
+    place_of_base, kind = run.model.path or run.model.hub, TASK_TYPES.get(task.outputs.kind)
+    state = checkpoint.model_state(model)
+    whole = peft_tuner.whole(peft_tuner.config_of(model), base, state, head, kind, place_of_base)
+    exported = _logits(whole, run, task)
+    return Export(partial(peft_tuner.write, whole), _largest(exported, adapted), _largest(exported, as_run))
 
 
 def _refuse_other_changes(model: nn.Module, base: nn.Module, held: tuple[str, ...]) -> None:

@@ -84,6 +84,15 @@ ENTRIES = _catalogue(
         "LoRA whose B learns faster than its A",
     ),
     Entry(
+        "peft",
+        "lrexp.methods.adapters.peft",
+        "Peft",
+        "adapters",
+        "huggingface/peft",
+        "any tuner of HF PEFT that changes weights, chosen by peft_type",
+        needs="peft",
+    ),
+    Entry(
         "galore",
         "lrexp.methods.gradients.galore",
         "GaLore",
@@ -183,6 +192,9 @@ def families() -> dict[str, str]:
 
 
 def versions(name: str) -> dict[str, str]:
-    """The package of a method that is not lrexp's own, and its version: they decide numbers too."""
+    """Packages that decide the method's numbers too, with their versions: the one it comes from, the one it needs."""
+    from importlib.metadata import version  # only where a run is made
+
     declared = packages.methods().get(name)
-    return {} if declared is None else {declared.package: declared.version}
+    found = {} if declared is None else {declared.package: declared.version}
+    return found | ({needed: version(needed)} if (needed := entry(name).needs) else {})

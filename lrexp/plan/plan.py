@@ -19,8 +19,9 @@ from torch import nn
 from lrexp.engine import forward, shapes
 from lrexp.engine.identify import refuse_combinations, refuse_quantised
 from lrexp.engine.precision import DTYPES
+from lrexp.engine.tensors import Tensors
 from lrexp.methods import catalog
-from lrexp.methods.base import Context, Method
+from lrexp.methods.base import Batch, Context, Method
 from lrexp.models import build, load, model_spec
 from lrexp.optim.build import make_optimizer
 from lrexp.spec.errors import InputError
@@ -82,10 +83,21 @@ def plan(spec: RunSpec) -> Plan:
         gc.collect()
         preparation = sum(tensors.peak().values())
         count = trained(model)
-        found = shapes.first_step(ground.spec, ground.task, ground.method, model, ground.context, batch, tensors)
+        found = first_step(ground, model, batch, tensors)
     looks_first = type(ground.method).decide is not Method.decide
     memory = {**found.parts, "preparation": None if looks_first else preparation, "peak": found.peak}
     return Plan(memory, count, found.flops, assumed(ground.spec, ground.task))
+
+
+def first_step(ground: Ground, model: nn.Module, batch: Batch, tensors: Tensors) -> shapes.Step:
+    """The first step on shapes. Raises InputError where it cannot be followed: code of others may look at numbers."""
+    try:
+        return shapes.first_step(ground.spec, ground.task, ground.method, model, ground.context, batch, tensors)
+    except InputError:
+        raise
+    except RuntimeError as error:
+        name = ground.spec.method["name"]
+        raise InputError(f"method={name}: a step of it looks at numbers and cannot be planned on shapes.") from error
 
 
 def trainable_parameters(spec: RunSpec) -> int:

@@ -7,7 +7,8 @@ parts,
 
 the TYPE, what the PAPER has (`-` where it is silent) and the MEANING. A type is `int`, `float`, `bool`, `str`, `one of
 a, b`, `list of X`, `map of str to X`, or several of them joined by `or`; a range (`>= 1`, `> 0`, `in [0, 1)`) and `or
-null` may follow. A key without such a comment (experiments have none) takes any value.
+null` may follow. `map of str to value` holds numbers, texts, truth values, nulls and lists, each with a type that
+another library knows. A key without such a comment (experiments have none) takes any value.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from pathlib import Path
 from typing import Any, Literal, Union
 
 from lrexp.spec import yaml_text
-from lrexp.spec.convert import join
+from lrexp.spec.convert import Value, join
 from lrexp.spec.errors import InputError
 
 LINE = re.compile(r"( *)([A-Za-z_]\w*):(?: +(.*?))?(?: +# (.*))?")
 RANGE = re.compile(r" (?:(?:[<>]=? \S+)(?: and [<>]=? \S+)?|in [\[(][^\])]*[\])])$")
-SCALARS = {"int": int, "float": float, "bool": bool, "str": str}
+SCALARS = {"int": int, "float": float, "bool": bool, "str": str, "value": Value}
 NO_FIELDS = ("name", "defaults")  # keys that say which choices are meant
 
 

@@ -16,6 +16,7 @@ NUMBER = re.compile(
     r"[+-]?(\d+(_\d+)*\.?\d*|\.\d+)([eE][+-]?\d+)?"
 )  # YAML 1.1 reads 1e-3 as text; a person means a number
 Dataclass = TypeVar("Dataclass")
+Value = int | float | bool | str | None | tuple[int | float | bool | str, ...]  # in a map whose keys are not ours
 MOST_NAMES = 16  # of what is known, in one message
 
 

@@ -43,7 +43,10 @@ class Supports:
 
 @dataclass(frozen=True)
 class Entry:
-    """One method of the catalogue: the module and class that train, and `conf`, the package with its YAML file."""
+    """One method of the catalogue: the module and class that train, and `conf`, the package with its YAML file.
+
+    `needs` is the optional package that a method stands on, whose version decides numbers too; "": none.
+    """
 
     name: str
     module: str
@@ -52,6 +55,7 @@ class Entry:
     paper: str
     line: str
     conf: str = "lrexp.conf"
+    needs: str = ""
     supports: Supports = Supports()
 
 

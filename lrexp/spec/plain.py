@@ -39,7 +39,9 @@ def refuse_code(value: object, where: str = "", key: str = "") -> None:
 
 
 def plain(value: Any) -> Any:
-    """The value with lists in place of tuples, as YAML has them."""
+    """The value with lists in place of tuples, as YAML has them, within a map too."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, tuple) else value
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,14 @@ from tests.methods.probe import differs, other_values, probed
 METHODS = list(catalog.ENTRIES)
 PER_LAYER = ("training.per_layer_updates=true", "training.max_grad_norm=null")
 pytestmark = pytest.mark.parametrize("method", METHODS)
+
+
+@pytest.fixture(autouse=True)
+def refuse_to_try_without_its_package(method: str) -> None:
+    """Skips a method whose optional package is not installed."""
+    needed = catalog.entry(method).needs
+    if needed and find_spec(needed) is None:
+        pytest.skip(f"{method} needs {needed}, which is not installed")
 
 
 def trained(tiny: list[str], folder: Path, *overrides: str) -> Session:

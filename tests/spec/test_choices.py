@@ -5,7 +5,7 @@ import pytest
 from lrexp.methods import catalog
 from lrexp.spec import choices, yaml_text
 from lrexp.spec.compose import compose
-from lrexp.spec.convert import convert
+from lrexp.spec.convert import Value, convert
 from lrexp.spec.errors import InputError
 
 EVERY = [(group, name) for group in choices.groups() for name in choices.names(group)]
@@ -26,6 +26,7 @@ COMMENTED = [(group, name) for group, name in EVERY if group != "experiment"]
         ("str or list of str", str | tuple[str, ...]),
         ("list of str or null", tuple[str, ...] | None),
         ("map of str to int", dict[str, int]),
+        ("map of str to value", dict[str, Value]),
     ],
 )
 def test_type_comments(text: str, expected: Any) -> None:
@@ -42,7 +43,7 @@ def test_every_yaml_keeps_the_grammar(group: str, name: str) -> None:
     choice = choices.choice(group, name)
     text = (choices.folder() / group / f"{name}.yaml").read_text(encoding="utf-8")
     values = yaml_text.parse(text, name)
-    nests = ("tuning", "config")
+    nests = [nest for nest in ("tuning", "config") if values.get(nest)]
     leaves = {key for key in values if key not in ("name", *nests)}
     leaves |= {f"{nest}.{key}" for nest in nests for key in values.get(nest, {})}
     assert leaves == {field.key for field in choice.fields}
