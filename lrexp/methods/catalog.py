@@ -59,6 +59,14 @@ ENTRIES = _catalogue(
         "LoRA from the gradient's singular vectors",
     ),
     Entry(
+        "svfit",
+        "lrexp.methods.adapters.svfit",
+        "SVFit",
+        "adapters",
+        "arXiv 2409.05926",
+        "the top singular values are trained, their vectors frozen",
+    ),
+    Entry(
         "galore",
         "lrexp.methods.gradients.galore",
         "GaLore",
