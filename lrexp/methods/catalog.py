@@ -67,6 +67,14 @@ ENTRIES = _catalogue(
         "the top singular values are trained, their vectors frozen",
     ),
     Entry(
+        "loldu",
+        "lrexp.methods.adapters.loldu",
+        "LoLDU",
+        "adapters",
+        "arXiv 2410.13618",
+        "the pivots of an LDU factorisation are trained",
+    ),
+    Entry(
         "galore",
         "lrexp.methods.gradients.galore",
         "GaLore",
