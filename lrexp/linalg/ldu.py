@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class LDU(NamedTuple):
-    """W[order] = L diag(D) U1 for an (m, n) matrix W, k = min(m, n); `R` is diag(D) U1, which a pivot of 0 leaves whole.
+    """W[order] = L diag(D) U1 for an (m, n) matrix W, k = min(m, n); `R` is diag(D) U1, whole with a pivot of 0 too.
 
     L and U1 have ones on their diagonals. |L| is at most 1; a small pivot makes a row of U1 large.
     """

@@ -75,6 +75,14 @@ ENTRIES = _catalogue(
         "the pivots of an LDU factorisation are trained",
     ),
     Entry(
+        "salt",
+        "lrexp.methods.adapters.salt",
+        "SALT",
+        "adapters",
+        "arXiv 2503.16055",
+        "top singular values scaled and shifted, low rank in the rest",
+    ),
+    Entry(
         "galore",
         "lrexp.methods.gradients.galore",
         "GaLore",

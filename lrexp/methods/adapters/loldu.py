@@ -7,8 +7,8 @@ Shi et al. 2024, arXiv 2410.13618.
 
 Trained is z, r numbers a layer. We keep W whole and train the change of z: the same function and gradients, d loss /
 d z_i = s f_i^T G u_i with G the gradient of the weight, never formed; the permutation is an index. The code builds P
-(m, m) and W_eff densely at each access, and with its defaults (alpha 1, r 768) s is 1/768; here s = 1 unless `lora_alpha`
-says otherwise. An embedding is factorised as its table, a convolution as (out, in kh kw).
+(m, m) and W_eff densely at each access, and with its defaults (alpha 1, r 768) s is 1/768; here s = 1 unless
+`lora_alpha` says otherwise. An embedding is factorised as its table, a convolution as (out, in kh kw).
 
 `init_method` is where z starts. The code keeps the function with lu, uniform, normal and constant, whose z_0 is z
 itself, and not with zeros, ones, s_uniform and s_normal, whose z_0 is D_r: `preserve` says so explicitly. Where the
@@ -73,7 +73,7 @@ class LoLDU(FrozenFactors):
         return Factors(B.mT, A.mT, z - d) if is_table else Factors(A, B, z - d)
 
     def start(self, d: Tensor, kind: Start, generator: torch.Generator) -> Tensor:
-        """z at the start; `d` is the diagonal of the factorisation."""
+        """Where z starts; `d` is the diagonal of the factorisation."""
         mean, drawn = d.mean(), torch.empty(d.shape, dtype=d.dtype)
         if kind == "uniform":
             return drawn.uniform_(-0.5, 0.5, generator=generator).to(d.device) * mean.abs()

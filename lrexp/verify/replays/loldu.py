@@ -31,7 +31,7 @@ class Decayed(LoLDU):
     def before_update(self, step: int, training: Training) -> None:
         """What AdamW does to a parameter before its move."""
         with torch.no_grad():
-            self.change -= self.shrinks_by * (self.start_z + self.change)
+            self.change.sub_(self.shrinks_by * (self.start_z + self.change))
 
 
 @replay("loldu", "init_train_linear", results=("scaling",))
@@ -83,8 +83,8 @@ def _init_train(case: Case, base: nn.Module) -> Outcome:
     found["y_final"] = evaluate(model, x)
     merged = method.finalize(model)
     (plain,) = merged.children()
-    found |= {"W_merged": plain.weight, "y_merged": evaluate(merged, x)}  # type: ignore[dict-item]
     outcome.tensors |= found
+    outcome.tensors |= {"W_merged": plain.weight, "y_merged": evaluate(merged, x)}  # type: ignore[dict-item]
     return outcome
 
 
