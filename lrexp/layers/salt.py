@@ -3,7 +3,7 @@
     W = U diag(S) Vt      C = [ diag((alpha - 1) S_top + beta), 0 ; 0, X Y ]      W_eff = U f(diag(S) + C) Vt
 
 U (m, k), Vt (k, n), k = min(m, n); p values on top, X (k - p, d), Y (d, k - p). f is the identity, or a ReLU on all
-entries or on the diagonal alone. SALT (arXiv 2503.16055), section 3.
+entries or on the diagonal alone. SALT, arXiv 2503.16055.
 """
 
 from __future__ import annotations

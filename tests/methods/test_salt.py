@@ -126,7 +126,7 @@ def test_all_values_on_top_leave_scale_and_shift() -> None:
     assert layer.p == 12 and layer.X.numel() == 0
     layer.shift.data += 0.5
     assert torch.allclose(torch.linalg.svdvals(layer.merged().weight), layer.S + 0.5)  # type: ignore[arg-type]
-    assert float(layer.penalty()) == pytest.approx(0.5 * 12**0.5)
+    assert layer.penalty().item() == pytest.approx(0.5 * 12**0.5)
 
 
 def test_starts_differ_by_layer_and_stay_in_their_bounds() -> None:
