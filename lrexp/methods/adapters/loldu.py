@@ -14,9 +14,10 @@ d z_i = s f_i^T G u_i with G the gradient of the weight, never formed; the permu
 itself, and not with zeros, ones, s_uniform and s_normal, whose z_0 is D_r: `preserve` says so explicitly. Where the
 function is preserved, the change of z counts alone, and its start has no influence.
 
-Small pivots make rows of U huge, and a pivot of 0 makes them infinite. With `normalise` the columns of F and the rows
-of U_r have length 1 and z takes their lengths: the same products, no division by a pivot, and one rate for all z.
-The first r pivots are those of the first r columns, not the r largest.
+Small pivots make rows of U huge, and a pivot of 0 makes them infinite. In the embedded model a step of z moves the
+weight by 1 to 60 times its size, from term to term of one layer. With `normalise` the columns of F and the rows of U_r
+have length 1 and z takes their lengths: the same products, one rate for all z, and no division by a pivot. The first r
+pivots are those of the first r columns, not the r largest.
 """
 
 from __future__ import annotations

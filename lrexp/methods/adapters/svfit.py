@@ -4,11 +4,11 @@ Sun et al. 2024, arXiv 2409.05926.
 
     W = U_r diag(sigma_0) V_r^T + W_e      y = x W_e^T + b + U_r (sigma (V_r^T x))
 
-Trained is sigma, r numbers a layer, W_e and the vectors are frozen; sigma may change its sign and its order. There is
-no public code of the authors. We keep W whole and train the change of sigma: the same function and the same gradients,
-d loss / d sigma_i = sum over tokens of (u_i g)(v_i x), without a residual that would be W less its own rounding.
-Weight decay on sigma would pull the trained part to zero; there is none. With r = null all singular values are trained,
-16 times fewer numbers than LoRA's at rank 8 on a square weight; its two products cost as much as two weights.
+Trained is sigma, r numbers a layer; W_e and the vectors are frozen. Sigma may change its sign and its order. No public
+code of the authors is known to us. We keep W whole and train the change of sigma: the same function and the same
+gradients, d loss / d sigma_i = sum over tokens of (u_i g)(v_i x), without a residual and its rounding. Weight decay on
+sigma would pull the trained part to zero; there is none. With r = null all singular values are trained, on a square
+weight 16 times fewer numbers than LoRA's at rank 8; the two products then cost as much as two weights.
 
 With `param` multiplicative sigma = sigma_0 (1 + delta) and delta is trained: the moves of an adaptive optimizer are
 then in proportion to the singular values. Preparation: one SVD a layer, one layer at a time, kept on disk by the
