@@ -12,6 +12,18 @@ from lrexp.layers.lora_function import Columns, lora_linear
 from lrexp.layers.lora_layer import LoRALayer, LoRASettings
 
 
+def is_ordinary(base: nn.Module) -> bool:
+    """Whether the base computes x W^T + b, as Linear and Conv1D themselves do."""
+    return type(base).forward in (nn.Linear.forward, Conv1D.forward)
+
+
+def is_disturbed(base: nn.Module, x: Tensor) -> bool:
+    """Whether hooks, training of the base or an input that is no number forbid `lora_linear` in its place."""
+    if base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or not x.is_floating_point():
+        return True
+    return any(p is not None and p.requires_grad for p in (base.weight, base.bias))
+
+
 class LoRALinear(LoRALayer):
     """A (r, n), B (m, r): y = x W^T + b + scaling * (x A^T) B^T."""
 
@@ -21,7 +33,7 @@ class LoRALinear(LoRALayer):
         m, n = features(base)
         super().__init__(base, settings, (settings.r, n), (m, settings.r))
         self.transposed = isinstance(base, Conv1D)
-        self.is_ordinary = type(base).forward in (nn.Linear.forward, Conv1D.forward)
+        self.is_ordinary = is_ordinary(base)
 
     def forward(self, x: Tensor) -> Tensor:
         """One fused function where nothing but x W^T + b happens in the base; the plain sum otherwise."""
@@ -44,11 +56,8 @@ class LoRALinear(LoRALayer):
         return changes[0].t() if self.transposed else changes[0]
 
     def _is_plain(self, x: Tensor) -> bool:
-        base = self.base
-        if not self.is_ordinary or base._forward_hooks or base._forward_pre_hooks or base._backward_hooks:
-            return True
-        trains_base = self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
-        return trains_base or bool(self.lora_dropout and self.training) or not x.is_floating_point()
+        drops = bool(self.lora_dropout and self.training)
+        return drops or not self.is_ordinary or is_disturbed(self.base, x)
 
 
 class LoRAFused(LoRALinear):
@@ -63,7 +72,7 @@ class LoRAFused(LoRALinear):
         width, e = m // len(slices), sum(slices)
         LoRALayer.__init__(self, base, settings, (e * settings.r, n), (e * width, settings.r))
         self.transposed = isinstance(base, Conv1D)
-        self.is_ordinary = type(base).forward in (nn.Linear.forward, Conv1D.forward)
+        self.is_ordinary = is_ordinary(base)
         self.blocks = e
         self.slices = slices
         self.columns = tuple((j * width, (j + 1) * width) for j, enabled in enumerate(slices) if enabled)

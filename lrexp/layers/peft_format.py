@@ -22,6 +22,7 @@ from lrexp.layers.lora_conv import LoRAConv2d
 from lrexp.layers.lora_embedding import LoRAEmbedding
 from lrexp.layers.lora_layer import LoRALayer, LoRASettings, difference_to_original
 from lrexp.layers.lora_linear import LoRAFused, LoRALinear
+from lrexp.layers.salt import SALTConv2d, SALTLayer
 from lrexp.spec.errors import InputError
 
 PREFIX = "base_model.model."
@@ -54,6 +55,8 @@ class PlainLoRA:
 
 def plain_lora(name: str, layer: AdaptedLayer) -> PlainLoRA:
     """What a trained layer changes in the original base. Raises InputError for what PEFT's LoRA cannot hold."""
+    if isinstance(layer, SALTLayer) and layer.relu == "none":
+        return _plain_salt(layer)
     if type(layer) not in (*DORA, *DORA.values()):
         raise InputError(f"{name} is a {type(layer).__name__}, for which PEFT's LoRA has no form: take --to merged.")
     assert isinstance(layer, LoRALayer)
@@ -68,6 +71,16 @@ def plain_lora(name: str, layer: AdaptedLayer) -> PlainLoRA:
     A, B = (factor.to(wide).contiguous() for factor in (A, B))
     magnitude = None if magnitude is None else magnitude.to(wide)
     return PlainLoRA(kind, A, B, r, alpha, layer.use_rslora, layer.lora_dropout, magnitude)
+
+
+def _plain_salt(layer: SALTLayer) -> PlainLoRA:
+    """SALT without a ReLU is a LoRA of rank p + d, at scale 1."""
+    A, E, B = (t.detach() for t in layer.folded(torch.promote_types(layer.X.dtype, torch.float32)))
+    kind: type[LoRALayer] = LoRALinear
+    B = (B * E).contiguous()
+    if isinstance(layer, SALTConv2d):
+        kind, A, B = LoRAConv2d, A.view(-1, *layer.weight.shape[1:]), B[..., None, None]
+    return PlainLoRA(kind, A.contiguous(), B, len(E), float(len(E)), False, 0.0)
 
 
 def _block_diagonal(blocks: Tensor, slices: tuple[bool, ...]) -> Tensor:

@@ -75,9 +75,11 @@ def one_layer(layer: nn.Module, name: str = TARGET) -> nn.Sequential:
 
 
 def context(case: Case) -> Context:
-    """The run's context: trained parameters in the precision of the case's `A_init`."""
+    """The run's context: trained parameters in the precision of the case's `A_init`, or of its weight without one."""
     steps = len(x) if (x := case.get("x")) is not None else 1
-    return Context(seed=0, total_steps=steps, device=torch.device("cpu"), dtype=case["A_init"].dtype)
+    start = case.get("A_init")
+    dtype = (case["W"] if start is None else start).dtype
+    return Context(seed=0, total_steps=steps, device=torch.device("cpu"), dtype=dtype)
 
 
 def prepare(method: Method, base: nn.Module, case: Case, name: str = TARGET) -> tuple[nn.Module, LoRALayer]:

@@ -102,7 +102,11 @@ def other_values(value: Any, annotation: Any) -> list[Any]:
     if isinstance(value, float):
         return [value + 0.25, value * 2, value / 2]
     if isinstance(value, dict):
-        return [{"q_proj": 3}, {"out": 3.0}, {"r": 3}]  # of a module, of a role, of another library's setting
+        return [
+            {"q_proj": 3},
+            {"out": 3.0, "scale": 3.0},
+            {"r": 3},
+        ]  # of a module, of a role, of another library's setting
     if isinstance(value, str) and annotation is str:
         return ["LORA"]  # a name of another library's
     if isinstance(value, list | tuple):

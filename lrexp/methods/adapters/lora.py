@@ -32,6 +32,15 @@ ROLES = {"lora_A": "in", "lora_B": "out", "lora_E": "scale", "lora_magnitude": "
 Start = Literal["kaiming", "gaussian", "orthogonal", "default_linear"]
 
 
+def check_multipliers(lr_multipliers: Mapping[str, float]) -> None:
+    """Raises ValueError for an unknown role and a factor that is not positive."""
+    for role, factor in lr_multipliers.items():
+        if role not in ROLES.values():
+            raise ValueError(f"lr_multipliers {role}: the roles are {', '.join(dict.fromkeys(ROLES.values()))}")
+        if not 0 < factor < math.inf:
+            raise ValueError(f"lr_multipliers {role} is {factor}: it is a positive number")
+
+
 @dataclass(frozen=True)
 class LowRankHyperparameters:
     """What LoRA and its kin have in common."""
@@ -51,11 +60,7 @@ class LowRankHyperparameters:
         for where, r in [("r", self.r), *((f"rank_pattern {name}", r) for name, r in self.rank_pattern.items())]:
             if r < 1:
                 raise ValueError(f"{where} is {r}: a rank is at least 1")
-        for role, factor in self.lr_multipliers.items():
-            if role not in ROLES.values():
-                raise ValueError(f"lr_multipliers {role}: the roles are {', '.join(dict.fromkeys(ROLES.values()))}")
-            if not 0 < factor < math.inf:
-                raise ValueError(f"lr_multipliers {role} is {factor}: it is a positive number")
+        check_multipliers(self.lr_multipliers)
         alphas = [("lora_alpha", self.lora_alpha), *((f"alpha_pattern {n}", a) for n, a in self.alpha_pattern.items())]
         for where, alpha in alphas:
             if not 0 < alpha < math.inf:
@@ -89,6 +94,7 @@ class LoRA(Method):
     """Wraps the target modules; its kin start the factors otherwise (`initialise`) or choose the ranks (`ranks`)."""
 
     Hyperparameters = LoRAHyperparameters
+    diagonal: ClassVar[bool] = False  # whether the layers have a vector E between the factors
     size = "r"
     kinds: ClassVar[Kinds] = PLAIN  # classes of its layers, where they are not LoRA's
     may_differ = ("lora_dropout", "init_lora_weights", "lr_multipliers")
@@ -123,10 +129,11 @@ class LoRA(Method):
             settings = LoRASettings(
                 r=r,
                 lora_alpha=alphas[name],
-                use_rslora=values.use_rslora,
-                lora_dropout=getattr(values, "lora_dropout", 0.0),  # not every kin of LoRA has one
+                use_rslora=getattr(values, "use_rslora", False),  # not every kin of LoRA has these
+                lora_dropout=getattr(values, "lora_dropout", 0.0),
                 dtype=context.dtype,
                 device=context.device,
+                diagonal=self.diagonal,
             )
             layout: ConvLayout = getattr(values, "conv_layout", "peft")
             base = model.get_submodule(name)
