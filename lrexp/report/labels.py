@@ -12,6 +12,7 @@ from lrexp.spec.convert import clip
 
 BARE = {"name", "path", "hub", "revision"}  # these say little without their section
 MOST = 40  # characters of a value
+MOST_LEFT_OUT = 6  # groups that a note names
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ def left_out(missing: Sequence[Group], groups: Sequence[Group]) -> list[str]:
         for one, text in zip(groups, labels(groups), strict=True)
         if any(one is other for other in missing)
     ]
-    return [f"left out, no run has the figures: {'; '.join(texts)}"] if texts else []
+    more = [f"and {len(texts) - MOST_LEFT_OUT} more"] * (len(texts) > MOST_LEFT_OUT)
+    return [f"left out, no run has the figures: {'; '.join([*texts[:MOST_LEFT_OUT], *more])}"] if texts else []
 
 
 def ordered(groups: Sequence[Group]) -> list[Group]:
