@@ -1,4 +1,7 @@
-"""kill -9 in the middle of a run, one method of each family: the same line goes on and ends with the same bytes."""
+"""kill -9 in the middle of a run: the same line goes on and ends with the same bytes.
+
+Of each method the laws try the same by a stop within the process.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from lrexp.methods import catalog
 from tests.conftest import merged
-
-FIRST_OF_FAMILY = {entry.family: name for name, entry in reversed(catalog.ENTRIES.items())}
 
 
 def line(tiny: list[str], method: str, folder: Path) -> list[str]:
@@ -39,7 +39,7 @@ def killed_after_a_checkpoint(command: list[str], folder: Path, steps: int) -> N
     process.wait()
 
 
-@pytest.mark.parametrize("method", sorted(FIRST_OF_FAMILY.values()))
+@pytest.mark.parametrize("method", ["galore", "lora"])  # a state of its own in the optimizer; an adapter
 def test_killed_and_resumed_ends_with_the_same_bytes(method: str, tiny: list[str], tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     go(line(tiny, method, whole))
