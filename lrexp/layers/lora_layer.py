@@ -104,14 +104,19 @@ class LoRALayer(AdaptedLayer):
 
     def delta_weight(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """B diag(E) A * scaling in the layout of the base's weight."""
-        A, B = (f.to(torch.promote_types(f.dtype, dtype)) for f in self.folded())
+        A, B = self.folded()
+        wide = torch.promote_types(B.dtype, dtype)
+        A, B = A.to(wide), B.to(wide)
         return self.in_layout(torch.bmm(B * self.scaling, A))  # (blocks, m, rank) @ (blocks, rank, n)
 
     def folded(self) -> tuple[Tensor, Tensor]:
-        """The factors as of a LoRA without E: (A, B diag(E))."""
+        """The factors as of a LoRA without E: (A, B diag(E)), the product in float32 or better."""
         A, B = self.factors()
         diagonal = self.diagonal
-        return A, B if diagonal is None else B * diagonal.to(B.dtype).view(self.blocks, 1, self.rank)
+        if diagonal is None:
+            return A, B
+        wide = torch.promote_types(B.dtype, torch.float32)
+        return A, B.to(wide) * diagonal.to(wide).view(self.blocks, 1, self.rank)
 
     @torch.no_grad()
     def set_factors(self, A: Tensor, B: Tensor) -> None:

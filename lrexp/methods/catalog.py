@@ -43,6 +43,15 @@ ENTRIES = _catalogue(
         "the top singular triplets are trained",
     ),
     Entry(
+        "sorsa",
+        "lrexp.methods.adapters.sorsa",
+        "SORSA",
+        "adapters",
+        "arXiv 2409.00055",
+        "singular values and vectors trained apart, vectors kept orthonormal",
+        supports=Supports(per_layer=False),
+    ),
+    Entry(
         "eva",
         "lrexp.methods.adapters.eva",
         "EVA",

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -33,10 +33,9 @@ Start = Literal["kaiming", "gaussian", "orthogonal", "default_linear"]
 
 
 @dataclass(frozen=True)
-class LowRankHyperparameters:
-    """What LoRA and its kin have in common."""
+class FactorHyperparameters:
+    """What all adapters with two factors have in common; how wide they are is their own."""
 
-    r: int = 8  # rank; paper: 8 (RoBERTa), 4 (GPT-2)
     lora_alpha: float = 16.0  # alpha; the authors' scripts: 16 (RoBERTa), 32 (GPT-2)
     use_rslora: bool = False  # s = alpha / sqrt(r) instead of alpha / r
     target_modules: str | tuple[str, ...] = ("q", "v")  # roles, names or patterns; paper: query and value
@@ -48,9 +47,9 @@ class LowRankHyperparameters:
 
     def __post_init__(self) -> None:
         """Raises ValueError for ranks and scales out of range."""
-        for where, r in [("r", self.r), *((f"rank_pattern {name}", r) for name, r in self.rank_pattern.items())]:
+        for name, r in self.rank_pattern.items():
             if r < 1:
-                raise ValueError(f"{where} is {r}: a rank is at least 1")
+                raise ValueError(f"rank_pattern {name} is {r}: a rank is at least 1")
         for role, factor in self.lr_multipliers.items():
             if role not in ROLES.values():
                 raise ValueError(f"lr_multipliers {role}: the roles are {', '.join(dict.fromkeys(ROLES.values()))}")
@@ -58,8 +57,21 @@ class LowRankHyperparameters:
                 raise ValueError(f"lr_multipliers {role} is {factor}: it is a positive number")
         alphas = [("lora_alpha", self.lora_alpha), *((f"alpha_pattern {n}", a) for n, a in self.alpha_pattern.items())]
         for where, alpha in alphas:
-            if not 0 < alpha < math.inf:
+            if alpha is not None and not 0 < alpha < math.inf:  # some of the kin have a null of their own
                 raise ValueError(f"{where} is {alpha}: it is a positive number")
+
+
+@dataclass(frozen=True)
+class LowRankHyperparameters(FactorHyperparameters):
+    """What LoRA and those of its kin that have one rank share."""
+
+    r: int = 8  # rank; paper: 8 (RoBERTa), 4 (GPT-2)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for ranks and scales out of range."""
+        super().__post_init__()
+        if self.r < 1:
+            raise ValueError(f"r is {self.r}: a rank is at least 1")
 
 
 @dataclass(frozen=True)
@@ -83,8 +95,13 @@ class LoRA(Method):
     """Wraps the target modules; its kin start the factors otherwise (`initialise`) or choose the ranks (`ranks`)."""
 
     Hyperparameters = LoRAHyperparameters
+    diagonal: ClassVar[bool] = False  # whether the layers have a vector E between the factors
     size = "r"
     may_differ = ("lora_dropout", "init_lora_weights", "lr_multipliers")
+
+    def __init__(self, hyperparameters: Any) -> None:
+        super().__init__(hyperparameters)
+        self.layers: dict[str, LoRALayer] = {}  # of the prepared model, until they are merged
 
     def prepare(self, model: nn.Module, decisions: Decisions, context: Context) -> nn.Module:
         """Replaces the target modules by LoRA layers; they and the head are trained, all else is frozen."""
@@ -120,10 +137,12 @@ class LoRA(Method):
                 lora_dropout=getattr(values, "lora_dropout", 0.0),  # not every kin of LoRA has one
                 dtype=context.dtype,
                 device=context.device,
+                diagonal=self.diagonal,
             )
             layout: ConvLayout = getattr(values, "conv_layout", "peft")
             layers[name] = lora_layer(name, model.get_submodule(name), settings, targets[name], layout)
             begin(layers[name], name)
+        self.layers = layers
         return adapt(model, layers, context.head)
 
     def ranks(self, model: nn.Module, targets: list[str], decisions: Decisions) -> dict[str, int]:
@@ -154,6 +173,7 @@ class LoRA(Method):
 
     def finalize(self, model: nn.Module) -> nn.Module:
         """Merges every layer into a plain one of the original class."""
+        self.layers = {}
         return merge(model)
 
 
