@@ -156,14 +156,25 @@ class LoRALayer(AdaptedLayer):
 def difference_to_original(layer: LoRALayer) -> tuple[Tensor, Tensor, int, float]:
     """(A', B', r', alpha') of a plain LoRA on the original base that computes what this layer does, equally scaled.
 
-    Where the start was taken from the base: A' = [A; A0] and B' = [B, -B0] of rank 2r; else the layer's own factors.
-    PiSSA (arXiv 2404.02948), conversion to LoRA.
+    Where the start was taken from the base: A' = [A; A0] and B' = [B, -B0] of rank 2r; else the layer's own factors,
+    without what a zero in E takes out of all blocks. PiSSA (arXiv 2404.02948), conversion to LoRA.
     """
     A, B = (f.detach() for f in layer.folded())
     if not hasattr(layer, "lora_A0"):
-        return A.reshape(layer.lora_A.shape), B.reshape(layer.lora_B.shape), layer.r, layer.lora_alpha
+        A, B, r = (A, B, layer.r) if layer.diagonal is None else _live(A, B, layer.diagonal)
+        share = r / layer.r
+        A, B = A.reshape(-1, *layer.lora_A.shape[1:]), B.reshape(layer.lora_B.shape[0], -1, *layer.lora_B.shape[2:])
+        return A, B, r, layer.lora_alpha * (math.sqrt(share) if layer.use_rslora else share)
     A0, B0 = layer.lora_A0.view_as(A), layer.lora_B0.view_as(B)  # type: ignore[operator]
     stacked_A = torch.cat([A, A0], dim=1).reshape(-1, *layer.lora_A.shape[1:])  # (blocks * 2 rank, ...)
     stacked_B = torch.cat([B, -B0], dim=2).reshape(layer.lora_B.shape[0], 2 * layer.rank, *layer.lora_B.shape[2:])
     alpha = layer.lora_alpha * (math.sqrt(2) if layer.use_rslora else 2)
     return stacked_A, stacked_B, 2 * layer.r, alpha
+
+
+def _live(A: Tensor, B: Tensor, E: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Factors (blocks, r, n) and (blocks, m, r) cut to what E leaves: the same number for each block, at least 1."""
+    live = (E != 0).view(A.shape[0], A.shape[1])
+    r = max(1, int(live.sum(1).max()))
+    first = live.int().argsort(dim=1, descending=True, stable=True)[:, :r]  # (blocks, r), in their order
+    return A.take_along_dim(first[:, :, None], 1), B.take_along_dim(first[:, None, :], 2), r

@@ -60,6 +60,15 @@ ENTRIES = _catalogue(
         "LoRA from the inputs' principal directions, ranks by variance",
     ),
     Entry(
+        "adalora",
+        "lrexp.methods.adapters.adalora",
+        "AdaLoRA",
+        "adapters",
+        "arXiv 2303.10512",
+        "LoRA in triplets, the least important dropped on the way",
+        supports=Supports(per_layer=False),
+    ),
+    Entry(
         "lora_ga",
         "lrexp.methods.adapters.lora_ga",
         "LoRAGA",
