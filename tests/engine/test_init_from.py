@@ -136,13 +136,18 @@ def other_value(method: str, field: Field) -> Any:
     return None
 
 
+def in_words(value: Any) -> str:
+    """A value as it is typed."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{item}" for key, item in value.items()) + "}"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 @pytest.mark.parametrize("method", [name for name in METHODS if catalog.load(name).may_differ])
 def test_what_decides_a_fresh_start_or_training_alone_may_differ(method: str, run: Any) -> None:
     values = {field.key: other_value(method, field) for field in choices.choice("method", method).fields}
     values = {key: values[key] for key in catalog.load(method).may_differ}
-    words = [
-        f"method.{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in values.items()
-    ]
+    words = [f"method.{key}={in_words(value)}" for key, value in values.items()]
     first, one = run(f"method={method}", to="one")
     second, two = run(f"method={method}", *words, f"init_from={one}", "training.max_steps=0", to="two")
     assert of_the_end(second) == of_the_end(first) and weights(two) == weights(one)

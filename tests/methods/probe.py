@@ -102,7 +102,7 @@ def other_values(value: Any, annotation: Any) -> list[Any]:
     if isinstance(value, float):
         return [value + 0.25, value * 2, value / 2]
     if isinstance(value, dict):
-        return [{"q_proj": 3}, {"out": 3, "scale": 3}]  # by modules, by roles
+        return [{"q_proj": 3}, {"out": 3.0}]  # of a module, or of a role
     if isinstance(value, list | tuple):
         return ["all-linear", ["conv"], ["embed"]]
     raise AssertionError(f"no other value known for {value!r} of {annotation}")

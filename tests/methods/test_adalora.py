@@ -72,14 +72,16 @@ def trained(
 
 
 def live(method: AdaLoRA) -> int:
-    return sum(int((layer.lora_E != 0).sum()) for layer in method.layers.values())  # type: ignore[union-attr]
+    return sum(int((layer.lora_E != 0).sum()) for layer in method.adapters.values())  # type: ignore[union-attr]
 
 
 def test_the_budget_falls_by_a_cubic() -> None:
     schedule = Schedule.of(AdaLoRAHyperparameters(tinit=3, tfinal=4, deltaT=2), 20)
     budgets = [schedule.budget(step, 18, 6) for step in range(1, 21)]
     assert budgets == [18, 18, 18, 15, 13, 11, 9, 8, 7, 7, 6, 6, 6, 6, 6, 6, 6, 6, 6, 6]
-    assert [step for step in range(1, 21) if schedule.is_due(step)] == [4, 6, 8, 10, 12, 14, 16]
+    due = [step for step in range(1, 21) if schedule.is_due(step)]
+    assert due == [4, 6, 8, 10, 12, 14, 16]
+    assert [schedule.choices(step) for step in range(16)] == [sum(s <= step for s in due) for step in range(16)]
 
 
 @pytest.mark.parametrize("total", [1, 2, 3, 6, 10, 100, 12_345])
@@ -93,13 +95,13 @@ def test_the_shares_fit_into_runs_of_any_length(total: int) -> None:
 def test_as_many_stay_as_the_budget_says_to_the_end() -> None:
     model = network()
     method = prepared(model, 12, tfinal=3)
-    layers = method.layers.values()
+    layers = method.adapters.values()
     assert sum(layer.blocks for layer in layers) == 6  # the fused layer counts for its two slices
     found: list[tuple[int, int]] = []
     trained(method, model, 12, lambda step: found.append((live(method), method.budget())))
     assert [one for one, _ in found] == [budget for _, budget in found]
     assert found[0][0] > found[4][0] > found[-1][0] == 12
-    assert method.metrics() == {"mean_rank": 2.0, "budget": 12}
+    assert method.metrics() == {"mean_rank": 2.0}
 
 
 def test_what_went_may_return_before_the_last_choice_and_not_after() -> None:
@@ -135,7 +137,7 @@ def test_scores_are_those_of_the_formula() -> None:
     trained(method, model, 4, by_hand)
     scores = {name: Ibar * U for name, (Ibar, U) in means.items()}
     expected = []
-    for name, layer in method.layers.items():
+    for name, layer in method.adapters.items():
         A, B = (scores[f"{name}.{key}"] for key in ("lora_A", "lora_B"))
         for j, E in enumerate(scores[f"{name}.lora_E"].chunk(layer.blocks)):
             rows, columns = A.chunk(layer.blocks)[j], B.chunk(layer.blocks)[j]
@@ -148,9 +150,9 @@ def test_scores_are_those_of_the_formula() -> None:
 def test_the_penalty_is_the_gradient_of_the_loss_s_part() -> None:
     model = network()
     method = prepared(model, 5, target_modules=("up_proj", "mix"), orth_reg_weight=0.3)
-    factors = [f for layer in method.layers.values() for f in (layer.lora_A, layer.lora_B)]
+    factors = [f for layer in method.adapters.values() for f in (layer.lora_A, layer.lora_B)]
     grams = [
-        g for A, B in (layer.factors() for layer in method.layers.values()) for g in (A[0] @ A[0].mT, B[0].mT @ B[0])
+        g for A, B in (layer.factors() for layer in method.adapters.values()) for g in (A[0] @ A[0].mT, B[0].mT @ B[0])
     ]
     R = torch.stack([(gram - torch.eye(4)).norm() for gram in grams]).mean()
     expected = torch.autograd.grad(0.3 * R, factors)
@@ -161,7 +163,7 @@ def test_the_penalty_is_the_gradient_of_the_loss_s_part() -> None:
 
 def test_a_layer_that_starts_small_keeps_what_it_has() -> None:
     method = prepared(network(), 4, rank_pattern={"up_proj": 1})
-    assert method.layers["up_proj"].r == 1
+    assert method.adapters["up_proj"].r == 1
     method.step = 4
     assert method.budget() == 1 + 5 * 2
 
@@ -170,7 +172,7 @@ def test_a_layer_without_triplets_is_exported_and_merged() -> None:
     model = network()
     method = prepared(model, 3, target_r=1, alpha_pattern={"up_proj": 6.0})
     trained(method, model, 3)
-    layers = list(method.layers.values())
+    layers = list(method.adapters.values())
     assert method.kept is not None
     for layer, live in zip(layers, [0, 0, 2, 1, 4], strict=True):
         kept = torch.zeros(layer.blocks, 4, dtype=torch.bool)
@@ -207,7 +209,10 @@ def test_a_run_ends_with_its_budget(run: Runner) -> None:
     diagonals = [tensor for name, tensor in kept.items() if name.endswith("lora_E")]
     assert sum(int((E != 0).sum()) for E in diagonals) == 8 and len(diagonals) == 4
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [line["method/budget"] for line in lines if "method/budget" in line][:5] == [24, 24, 24, 18, 13]
+    steps = [line for line in lines if "method/mean_rank" in line]
+    assert [line["method/mean_rank"] for line in steps[3:7]] == [4.5, 4.5, 2.5, 2.5]
+    assert [line.get("method/budget") for line in steps[:5]] == [24, 24, 24, 18, 13]
+    assert [line.get("method/choices") for line in steps[7:]] == [3, 3, *[None] * 5]
     assert result["metrics"]["method_mean_rank"] == 2
 
 

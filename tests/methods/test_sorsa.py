@@ -30,7 +30,7 @@ def prepared(*bases: nn.Module, context: Context = CONTEXT, **values: Any) -> tu
     model = nn.ModuleDict({f"layer{i}": base for i, base in enumerate(bases)})
     method = SORSA(SORSAHyperparameters(**{"target_modules": tuple(model), "r": 4, **values}))
     method.prepare(model, Decisions(), context)
-    return method, list(method.layers.values())
+    return method, list(method.adapters.values())
 
 
 def disturbed(*bases: nn.Module, **values: Any) -> tuple[SORSA, list[LoRALayer], list[Tensor]]:

@@ -109,6 +109,10 @@ class Schedule:
         """Whether triplets are chosen after this step."""
         return step == self.last or (self.begin < step < self.last and step % self.gap == 0)
 
+    def choices(self, step: int) -> int:
+        """How many choices there were up to a step before the last one."""
+        return max(0, step // self.gap - self.begin // self.gap)
+
 
 class AdaLoRA(LoRA):
     """LoRA with triplets, which are chosen after the steps.
@@ -161,13 +165,13 @@ class AdaLoRA(LoRA):
 
     def trained(self) -> dict[str, nn.Parameter]:
         """A, E and B of every layer, by name."""
-        return {f"{name}.{key}": getattr(layer, key) for name, layer in self.layers.items() for key in TRAINED}
+        return {f"{name}.{key}": getattr(layer, key) for name, layer in self.adapters.items() for key in TRAINED}
 
     def gradients_ready(self, step: int, training: Training) -> None:
         """Adds the gradient of w R."""
         weight = self.hyperparameters.orth_reg_weight
         if weight:
-            add_penalty(self.layers.values(), lambda factor: weight)
+            add_penalty(self.adapters.values(), lambda factor: weight)
 
     @torch.no_grad()
     def after_update(self, step: int, training: Training) -> None:
@@ -196,7 +200,7 @@ class AdaLoRA(LoRA):
         """Which triplets of all layers stay: the best, the earlier ones of those that are equal."""
         entries = self.by_name(self.Ibar * self.U)
         scores = torch.cat(
-            [self.scores(layer, *(entries[f"{n}.{k}"] for k in TRAINED)) for n, layer in self.layers.items()]
+            [self.scores(layer, *(entries[f"{n}.{k}"] for k in TRAINED)) for n, layer in self.adapters.items()]
         )
         kept = torch.zeros_like(scores, dtype=torch.bool)
         kept[scores.argsort(descending=True, stable=True)[:budget]] = True
@@ -222,24 +226,24 @@ class AdaLoRA(LoRA):
 
     def mask(self, kept: Tensor) -> None:
         """Sets E of all other triplets to zero."""
-        for layer, part in zip(self.layers.values(), kept.split(self.sizes()), strict=True):
+        for layer, part in zip(self.adapters.values(), kept.split(self.sizes()), strict=True):
             assert layer.lora_E is not None
             layer.lora_E.masked_fill_(~part, 0.0)
 
     def sizes(self) -> list[int]:
         """Triplets of each layer."""
-        return [layer.blocks * layer.rank for layer in self.layers.values()]
+        return [layer.blocks * layer.rank for layer in self.adapters.values()]
 
     def budget(self) -> int:
         """Triplets of all layers together after the last step."""
         target = self.hyperparameters.target()
-        least = sum(layer.blocks * min(layer.rank, target) for layer in self.layers.values())
+        least = sum(layer.blocks * min(layer.rank, target) for layer in self.adapters.values())
         return self.schedule.budget(self.step, sum(self.sizes()), least)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the schedule is, the last choice and the statistics."""
         parts = None if self.kept is None else self.kept.split(self.sizes())
-        kept = None if parts is None else dict(zip(self.layers, parts, strict=True))
+        kept = None if parts is None else dict(zip(self.adapters, parts, strict=True))
         return {"step": self.step, "kept": kept, "Ibar": self.by_name(self.Ibar), "U": self.by_name(self.U)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -247,13 +251,19 @@ class AdaLoRA(LoRA):
         self.step = state["step"]
         self.Ibar, self.U = (self.flat(state[name]) for name in ("Ibar", "U"))
         kept = state["kept"]
-        self.kept = None if kept is None else torch.cat([kept[name] for name in self.layers])
+        self.kept = None if kept is None else torch.cat([kept[name] for name in self.adapters])
 
     def metrics(self) -> dict[str, float]:
-        """The mean rank that the last choice left (before one: that is not zero), and the budget of all triplets."""
-        if not self.layers:
+        """The mean rank that the last choice left (before one: what is not zero).
+
+        As long as there are choices to come, also how many there were, and the budget of all layers together.
+        """
+        if not self.adapters:
             return {}
-        diagonals = [layer.lora_E for layer in self.layers.values() if layer.lora_E is not None]
+        diagonals = [layer.lora_E for layer in self.adapters.values() if layer.lora_E is not None]
         kept = torch.cat([E != 0 for E in diagonals]) if self.kept is None else self.kept
-        matrices = sum(layer.blocks for layer in self.layers.values())
-        return {"mean_rank": int(kept.sum()) / matrices, "budget": self.budget()}
+        matrices = sum(layer.blocks for layer in self.adapters.values())
+        found = {"mean_rank": int(kept.sum()) / matrices}
+        if self.step < self.schedule.last:
+            found |= {"budget": self.budget(), "choices": self.schedule.choices(self.step)}
+        return found

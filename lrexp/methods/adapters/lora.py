@@ -101,7 +101,7 @@ class LoRA(Method):
 
     def __init__(self, hyperparameters: Any) -> None:
         super().__init__(hyperparameters)
-        self.layers: dict[str, LoRALayer] = {}  # of the prepared model, until they are merged
+        self.adapters: dict[str, LoRALayer] = {}  # of the prepared model, until they are merged
 
     def prepare(self, model: nn.Module, decisions: Decisions, context: Context) -> nn.Module:
         """Replaces the target modules by LoRA layers; they and the head are trained, all else is frozen."""
@@ -142,7 +142,7 @@ class LoRA(Method):
             layout: ConvLayout = getattr(values, "conv_layout", "peft")
             layers[name] = lora_layer(name, model.get_submodule(name), settings, targets[name], layout)
             begin(layers[name], name)
-        self.layers = layers
+        self.adapters = layers
         return adapt(model, layers, context.head)
 
     def ranks(self, model: nn.Module, targets: list[str], decisions: Decisions) -> dict[str, int]:
@@ -173,7 +173,7 @@ class LoRA(Method):
 
     def finalize(self, model: nn.Module) -> nn.Module:
         """Merges every layer into a plain one of the original class."""
-        self.layers = {}
+        self.adapters = {}
         return merge(model)
 
 

@@ -81,10 +81,10 @@ class SORSA(PiSSA):
         if not gamma:
             return
         peaks = {p: group["base_lr"] for group in training.optimizer.param_groups for p in group["params"]}
-        add_penalty(self.layers.values(), lambda factor: gamma / peaks[factor], self.hyperparameters.penalty)
+        add_penalty(self.adapters.values(), lambda factor: gamma / peaks[factor], self.hyperparameters.penalty)
 
     def metrics(self) -> dict[str, float]:
         """R of the factors as they are."""
-        if not self.layers:
+        if not self.adapters:
             return {}
-        return {"orthonormality_error": float(penalty_value(self.layers.values()))}
+        return {"orthonormality_error": float(penalty_value(self.adapters.values()))}

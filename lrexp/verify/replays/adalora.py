@@ -30,7 +30,7 @@ class Watched(AdaLoRA):
     def loss(self, model: nn.Module, batch: Batch, task_loss: TaskLoss, micro: Micro) -> Tensor:
         """The task's; the whole loss is noted."""
         loss = super().loss(model, batch, task_loss, micro)
-        penalty = self.hyperparameters.orth_reg_weight * penalty_value(self.layers.values())
+        penalty = self.hyperparameters.orth_reg_weight * penalty_value(self.adapters.values())
         self.losses.append(loss.detach() + penalty)
         return loss
 

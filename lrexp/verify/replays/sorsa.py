@@ -65,7 +65,7 @@ def watched(method: SORSA) -> dict[str, nn.Parameter]:
     """What is trained, by the case's names: a letter and the layer's number."""
     return {
         f"{letter}{index}": getattr(layer, name)
-        for index, layer in enumerate(method.layers.values())
+        for index, layer in enumerate(method.adapters.values())
         for letter, name in FACTORS.items()
     }
 
@@ -76,8 +76,10 @@ def init_train(case: Case) -> Outcome:
     method, model = sorsa(case), network(case)
     x = case["x"]
     model = method.prepare(model, Decisions(), Context(0, len(x), torch.device("cpu"), x.dtype))
-    found = {name: tensor for i, layer in enumerate(method.layers.values()) for name, tensor in start(layer, i).items()}
-    for i, layer in enumerate(method.layers.values()):
+    found = {
+        name: tensor for i, layer in enumerate(method.adapters.values()) for name, tensor in start(layer, i).items()
+    }
+    for i, layer in enumerate(method.adapters.values()):
         assert layer.lora_E is not None
         inject(layer.weight, case[f"W_res{i}"])
         for factor, name in ((layer.lora_A, "A_start"), (layer.lora_E, "S_init"), (layer.lora_B, "B_start")):
