@@ -65,10 +65,12 @@ def exported(folder: Path, to: str, out: Path) -> dict[str, Any]:
         (*PISSA, "method.use_rslora=true", "method.target_modules=all-linear"),
         (*PISSA, PATTERNS, "method.alpha_pattern={q: 7.5}", "method.use_rslora=true"),
         (*PISSA, "method.target_modules=[word_embeddings]"),
+        ("method=sorsa", "method.lora_alpha=6", "method.target_modules=all-linear"),
+        ("method=adalora", "method.use_rslora=true", "method.target_modules=[q,word_embeddings]"),
     ],
     ids=[
         "lora", "lora-rslora-all", "lora-patterns", "lora-embedding", "pissa", "pissa-randomized", "pissa-rslora-all",
-        "pissa-patterns", "pissa-embedding",
+        "pissa-patterns", "pissa-embedding", "sorsa-all", "adalora-rslora-embedding",
     ],
 )  # fmt: skip
 def test_peft_gives_the_run_s_logits(setting: tuple[str, ...], run: Any, tiny_model: Path, tmp_path: Path) -> None:
