@@ -60,7 +60,6 @@ class LoRALayer(AdaptedLayer):
             self.lora_E = nn.Parameter(self.weight.new_zeros(shape_A[0], dtype=settings.dtype, device=device))
         else:
             self.register_parameter("lora_E", None)
-        self.register_buffer("lora_E0", None)
 
     @property
     def scaling(self) -> float:
@@ -72,19 +71,10 @@ class LoRALayer(AdaptedLayer):
         dropped = F.dropout(x, self.lora_dropout) if self.lora_dropout and self.training else x
         return add(self.base(x), self.delta(dropped))
 
-    @property
-    def diagonal(self) -> Tensor | None:
-        """What stands between the factors: E, or its change from E0 where the weight itself holds that part."""
-        if self.lora_E is None or self.lora_E0 is None:
-            return self.lora_E
-        return self.lora_E - self.lora_E0  # type: ignore[operator]
-
     def between(self, h: Tensor, axis: int = -1) -> Tensor:
         """A product with A, times the scale and the diagonal along its axis of rank size."""
-        h, diagonal = h * self.scaling, self.diagonal
-        if diagonal is None:
-            return h
-        return h * diagonal.to(h.dtype).view(-1, *([1] * (-1 - axis)))
+        h = h * self.scaling
+        return h if self.lora_E is None else h * self.lora_E.to(h.dtype).view(-1, *([1] * (-1 - axis)))
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """(A, B) as (blocks, rank, n) and (blocks, m, rank): views of the parameters."""
@@ -104,14 +94,18 @@ class LoRALayer(AdaptedLayer):
 
     def delta_weight(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """B diag(E) A * scaling in the layout of the base's weight."""
-        A, B = (f.to(torch.promote_types(f.dtype, dtype)) for f in self.folded())
+        A, B = self.folded()
+        wide = torch.promote_types(B.dtype, dtype)
+        A, B = A.to(wide), B.to(wide)
         return self.in_layout(torch.bmm(B * self.scaling, A))  # (blocks, m, rank) @ (blocks, rank, n)
 
     def folded(self) -> tuple[Tensor, Tensor]:
-        """The factors as of a LoRA without E: (A, B diag(E))."""
+        """The factors as of a LoRA without E: (A, B diag(E)), the product in float32 or better."""
         A, B = self.factors()
-        diagonal = self.diagonal
-        return A, B if diagonal is None else B * diagonal.to(B.dtype).view(self.blocks, 1, self.rank)
+        if self.lora_E is None:
+            return A, B
+        wide = torch.promote_types(B.dtype, torch.float32)
+        return A, B.to(wide) * self.lora_E.to(wide).view(self.blocks, 1, self.rank)
 
     @torch.no_grad()
     def set_factors(self, A: Tensor, B: Tensor) -> None:
@@ -151,14 +145,25 @@ class LoRALayer(AdaptedLayer):
 def difference_to_original(layer: LoRALayer) -> tuple[Tensor, Tensor, int, float]:
     """(A', B', r', alpha') of a plain LoRA on the original base that computes what this layer does, equally scaled.
 
-    Where the start was taken from the base: A' = [A; A0] and B' = [B, -B0] of rank 2r; else the layer's own factors.
-    PiSSA (arXiv 2404.02948), conversion to LoRA.
+    Where the start was taken from the base: A' = [A; A0] and B' = [B, -B0] of rank 2r; else the layer's own factors,
+    without what a zero in E takes out of all blocks. PiSSA (arXiv 2404.02948), conversion to LoRA.
     """
     A, B = (f.detach() for f in layer.folded())
     if not hasattr(layer, "lora_A0"):
-        return A.reshape(layer.lora_A.shape), B.reshape(layer.lora_B.shape), layer.r, layer.lora_alpha
+        A, B, r = (A, B, layer.r) if layer.lora_E is None else _live(A, B, layer.lora_E)
+        share = r / layer.r
+        A, B = A.reshape(-1, *layer.lora_A.shape[1:]), B.reshape(layer.lora_B.shape[0], -1, *layer.lora_B.shape[2:])
+        return A, B, r, layer.lora_alpha * (math.sqrt(share) if layer.use_rslora else share)
     A0, B0 = layer.lora_A0.view_as(A), layer.lora_B0.view_as(B)  # type: ignore[operator]
     stacked_A = torch.cat([A, A0], dim=1).reshape(-1, *layer.lora_A.shape[1:])  # (blocks * 2 rank, ...)
     stacked_B = torch.cat([B, -B0], dim=2).reshape(layer.lora_B.shape[0], 2 * layer.rank, *layer.lora_B.shape[2:])
     alpha = layer.lora_alpha * (math.sqrt(2) if layer.use_rslora else 2)
     return stacked_A, stacked_B, 2 * layer.r, alpha
+
+
+def _live(A: Tensor, B: Tensor, E: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Factors (blocks, r, n) and (blocks, m, r) cut to what E leaves: the same number for each block, at least 1."""
+    live = (E != 0).view(A.shape[0], A.shape[1])
+    r = max(1, int(live.sum(1).max()))
+    first = live.int().argsort(dim=1, descending=True, stable=True)[:, :r]  # (blocks, r), in their order
+    return A.take_along_dim(first[:, :, None], 1), B.take_along_dim(first[:, None, :], 2), r

@@ -40,7 +40,7 @@ class LoRALinear(LoRALayer):
         if self._is_plain(x):
             return super().forward(x)
         W = self.weight.t() if self.transposed else self.weight
-        return lora_linear(x, W, self.bias, self.lora_A, self.lora_B, self.scaling, self.columns, self.diagonal)
+        return lora_linear(x, W, self.bias, self.lora_A, self.lora_B, self.scaling, self.columns, self.lora_E)
 
     def delta(self, x: Tensor) -> Tensor:
         """(x A^T diag(E)) B^T * scaling, in the factors' precision."""

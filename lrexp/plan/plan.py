@@ -30,6 +30,8 @@ from lrexp.tasks import blank, fit
 from lrexp.tasks import build as tasks
 from lrexp.tasks.base import Task
 
+ENOUGH = 10**9  # steps of a run whose data say how many: every schedule fits into them
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -118,7 +120,8 @@ def grounded(spec: RunSpec) -> Ground:
     refuse_quantised(spec.method["name"], place)
     task = blank.blank(spec.dataset, image_shape(section, place))
     spec = replace(spec.on(device_of(spec)), training=replace(spec.training, torch_compile=False))
-    steps, dtype = int(spec.training.max_steps != 0), DTYPES[spec.hardware.precision]
+    steps, dtype = spec.training.max_steps, DTYPES[spec.hardware.precision]
+    steps = ENOUGH if steps is None else steps
     return Ground(spec, method, section, place, task, Context(spec.seed, steps, shapes.CPU, dtype, section.head))
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import skip_init
 
+from lrexp.engine.gradients import clip
 from lrexp.layers.lora_layer import LoRALayer
 from lrexp.methods.base import Batch, Context, Decisions, Method, Micro, Training
 from lrexp.optim.build import OPTIMIZERS, make_optimizer
@@ -122,8 +123,8 @@ def train(method: Method, model: nn.Module, case: Case, watched: Mapping[str, nn
     """Trains on the inputs `x` and cotangents `g` of the case, one step each (loss = sum(y * g)).
 
     Gives y (every output before its update), and for all `watched` grad<n>_<name> of every step n from 1, <name>_steps
-    (after each) and <name>_final.
-    What dropout makes of the inputs is the case's `x_dropped`.
+    (after each) and <name>_final. What dropout makes of the inputs is the case's `x_dropped`; gradients are clipped
+    where it has a `clip`.
     """
     xs, gs, dropped = case["x"], case["g"], case.get("x_dropped")
     section, rate = base_optimizer(case.hyperparameters)
@@ -149,6 +150,7 @@ def train(method: Method, model: nn.Module, case: Case, watched: Mapping[str, nn
         for name, parameter in watched.items():
             outcome.tensors[f"grad{step + 1}_{name}"] = _gradient(parameter)
         method.gradients_ready(step, training)
+        clip(watched.values(), case.hyperparameters.get("clip"))
         method.before_update(step, training)
         optimizer.step()
         method.after_update(step, training)

@@ -68,10 +68,15 @@ def exported(folder: Path, to: str, out: Path) -> dict[str, Any]:
         ("method=svfit",),
         ("method=loldu", "method.target_modules=[q, v, word_embeddings]"),
         ("method=salt",),
+        ("method=sorsa", "method.lora_alpha=6", "method.target_modules=all-linear"),
+        ("method=adalora", "method.use_rslora=true", "method.target_modules=[q,word_embeddings]"),
+        ("method=dora", "method.target_modules=[q,word_embeddings]"),
+        ("method=olora", "method.target_modules=all-linear"),
     ],
     ids=[
         "lora", "lora-rslora-all", "lora-patterns", "lora-embedding", "pissa", "pissa-randomized", "pissa-rslora-all",
-        "pissa-patterns", "pissa-embedding", "svfit", "loldu-embedding", "salt",
+        "pissa-patterns", "pissa-embedding", "svfit", "loldu-embedding", "salt", "sorsa-all",
+        "adalora-rslora-embedding", "dora-embedding", "olora-all",
     ],
 )  # fmt: skip
 def test_peft_gives_the_run_s_logits(setting: tuple[str, ...], run: Any, tiny_model: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A small network with every kind of layer, trained for two steps by the life cycle: does a setting change anything?"""
+"""A small network with every kind of layer, trained for three steps of the life cycle: what does a setting change?"""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ class Probe(nn.Module):
 
 
 def probed(method: str, section: dict[str, Any]) -> dict[str, Tensor] | None:
-    """All parameters and buffers after two steps, and the output; None where the setting is refused."""
+    """All parameters and buffers after three steps, and the output; None where the setting is refused."""
     with ambient(3):
         model = Probe()
     cls = catalog.load(method)
     try:
         life = cls(from_mapping(cls.Hyperparameters, section, "method"))
-        context = Context(0, 2, torch.device("cpu"), torch.float32, task_loss=task_loss, calibration=calibration)
+        context = Context(0, 3, torch.device("cpu"), torch.float32, task_loss=task_loss, calibration=calibration)
         prepared = life.prepare(model, life.decide(model, context), context)
     except InputError:
         return None
     groups = life.parameter_groups(prepared)
     optimizer = life.build_optimizer(groups, make_optimizer(MOMENTUM, 0.1))
     ids = torch.randint(0, 26, (3, 10), generator=generator(0, "ids"))
-    for step in range(2 if groups else 0):
+    for step in range(3 if groups else 0):
         with ambient(step):
             one_step(life, prepared, optimizer, {"ids": ids}, step)
     state = {name: t.detach().clone() for name, t in prepared.state_dict().items()}

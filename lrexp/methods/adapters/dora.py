@@ -13,10 +13,7 @@ decayed; of lr_multipliers it takes `scale`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-
-from torch import nn
 
 from lrexp.layers.dora import DORA, DoRALayer
 from lrexp.layers.lora_layer import LoRALayer
@@ -35,13 +32,6 @@ class DoRA(LoRA):
     Hyperparameters = DoRAHyperparameters
     kinds = DORA
 
-    def _wrapped(
-        self, model: nn.Module, decisions: Decisions, context: Context, begin: Callable[[LoRALayer, str], None]
-    ) -> nn.Module:
-        model = super()._wrapped(model, decisions, context, begin)
-        self.layers = [layer for layer in model.modules() if isinstance(layer, DoRALayer)]
-        return model
-
     def initialise(self, layer: LoRALayer, name: str, decisions: Decisions, context: Context) -> None:
         """LoRA's start, and magnitudes from the weight."""
         super().initialise(layer, name, decisions, context)
@@ -50,5 +40,6 @@ class DoRA(LoRA):
 
     def before_step(self, step: int) -> None:
         """Computes the norms of all layers, which hold till the factors move."""
-        for layer in self.layers:
+        for layer in self.adapters.values():
+            assert isinstance(layer, DoRALayer)
             layer.hold()

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -42,10 +42,9 @@ def check_multipliers(lr_multipliers: Mapping[str, float]) -> None:
 
 
 @dataclass(frozen=True)
-class LowRankHyperparameters:
-    """What LoRA and its kin have in common."""
+class FactorHyperparameters:
+    """What all adapters with two factors have in common; how wide they are is their own."""
 
-    r: int = 8  # rank; paper: 8 (RoBERTa), 4 (GPT-2)
     lora_alpha: float = 16.0  # alpha; the authors' scripts: 16 (RoBERTa), 32 (GPT-2)
     use_rslora: bool = False  # s = alpha / sqrt(r) instead of alpha / r
     target_modules: str | tuple[str, ...] = ("q", "v")  # roles, names or patterns; paper: query and value
@@ -57,14 +56,27 @@ class LowRankHyperparameters:
 
     def __post_init__(self) -> None:
         """Raises ValueError for ranks and scales out of range."""
-        for where, r in [("r", self.r), *((f"rank_pattern {name}", r) for name, r in self.rank_pattern.items())]:
+        for name, r in self.rank_pattern.items():
             if r < 1:
-                raise ValueError(f"{where} is {r}: a rank is at least 1")
+                raise ValueError(f"rank_pattern {name} is {r}: a rank is at least 1")
         check_multipliers(self.lr_multipliers)
         alphas = [("lora_alpha", self.lora_alpha), *((f"alpha_pattern {n}", a) for n, a in self.alpha_pattern.items())]
         for where, alpha in alphas:
-            if not 0 < alpha < math.inf:
+            if alpha is not None and not 0 < alpha < math.inf:  # some of the kin have a null of their own
                 raise ValueError(f"{where} is {alpha}: it is a positive number")
+
+
+@dataclass(frozen=True)
+class LowRankHyperparameters(FactorHyperparameters):
+    """What LoRA and those of its kin that have one rank share."""
+
+    r: int = 8  # rank; paper: 8 (RoBERTa), 4 (GPT-2)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for ranks and scales out of range."""
+        super().__post_init__()
+        if self.r < 1:
+            raise ValueError(f"r is {self.r}: a rank is at least 1")
 
 
 @dataclass(frozen=True)
@@ -98,6 +110,10 @@ class LoRA(Method):
     size = "r"
     kinds: ClassVar[Kinds] = PLAIN  # classes of its layers, where they are not LoRA's
     may_differ = ("lora_dropout", "init_lora_weights", "lr_multipliers")
+
+    def __init__(self, hyperparameters: Any) -> None:
+        super().__init__(hyperparameters)
+        self.adapters: dict[str, LoRALayer] = {}  # of the prepared model, until they are merged
 
     def prepare(self, model: nn.Module, decisions: Decisions, context: Context) -> nn.Module:
         """Replaces the target modules by LoRA layers; they and the head are trained, all else is frozen."""
@@ -139,6 +155,7 @@ class LoRA(Method):
             base = model.get_submodule(name)
             layers[name] = lora_layer(name, base, settings, targets[name], layout, self.kinds)
             begin(layers[name], name)
+        self.adapters = layers
         return adapt(model, layers, context.head)
 
     def ranks(self, model: nn.Module, targets: list[str], decisions: Decisions) -> dict[str, int]:
@@ -169,6 +186,7 @@ class LoRA(Method):
 
     def finalize(self, model: nn.Module) -> nn.Module:
         """Merges every layer into a plain one of the original class."""
+        self.adapters = {}
         return merge(model)
 
 
