@@ -30,10 +30,14 @@ def test_what_cannot_be_shown_is_dropped() -> None:
 
 
 def test_a_closed_terminal_asks_for_a_checkpoint() -> None:
-    with StopRequest() as stop:
-        os.kill(os.getpid(), signal.SIGHUP)
-        with pytest.raises(Interrupted, match="SIGHUP"):
-            stop.check()
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may themselves run under nohup
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            with pytest.raises(Interrupted, match="SIGHUP"):
+                stop.check()
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_an_ignored_hangup_stays_ignored() -> None:
