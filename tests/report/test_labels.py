@@ -52,6 +52,13 @@ def test_the_note_names_what_is_missing_and_where(tmp_path: Path) -> None:
     assert left_out([], found) == []
 
 
+def test_the_note_names_six_at_most(tmp_path: Path) -> None:
+    for r in range(1, 10):
+        write_run(tmp_path / str(r), method__r=r)
+    (note,) = left_out(found := ordered(group(collect([tmp_path]))), found)
+    assert note.endswith("lora, r=5; lora, r=6; and 3 more")
+
+
 def test_keys_are_short_where_that_is_unambiguous() -> None:
     keys = ["method.r", "optimizer.name", "method.tuning.learning_rate", "training.learning_rate"]
     assert list(short_keys(keys).values()) == ["r", *keys[1:]]
