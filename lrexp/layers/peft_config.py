@@ -47,14 +47,14 @@ NOT_HERE = {  # fields that need what a run does not have, and why
 TEXTS = ("bias", "act_fn", "wavelet_family", "variant", "init_weights", "mask_type")  # looked up in lists of PEFT's own
 NEED_MORE = {  # values of init_lora_weights that only set something up, or change the base: ours say how
     "pissa": "method=pissa",
-    "olora": "the base's weights would change",
+    "olora": "method=olora",
     "eva": "method=eva",
     "corda": "it needs calibration outside of the run",
     "loftq": "the base's weights would change",
     "lora_ga": "method=lora_ga",
 }
 REFUSED = {  # tuners that a loop of plain steps cannot drive
-    "ADALORA": "it needs a call of PEFT's in every step",
+    "ADALORA": "it needs a call of PEFT's in every step; method=adalora does it",
     "ADAMSS": "its shapes depend on the base's numbers, so that no run can be planned or read again",
     "XLORA": "it mixes adapters that are trained already",
     "POLY": "it needs task ids in every batch",

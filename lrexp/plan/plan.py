@@ -99,7 +99,8 @@ def first_step(ground: Ground, model: nn.Module, batch: Batch, tensors: Tensors)
         raise
     except RuntimeError as error:
         name = ground.spec.method["name"]
-        raise InputError(f"method={name}: a step of it looks at numbers and cannot be planned on shapes.") from error
+        why = load.first_line(error)
+        raise InputError(f"method={name}: a step of it cannot be planned on shapes alone ({why}).") from error
 
 
 def trainable_parameters(spec: RunSpec) -> int:

@@ -91,6 +91,13 @@ def prepare(method: Method, base: nn.Module, case: Case, name: str = TARGET) -> 
     return model, layer
 
 
+def lora_section(case: Case, **others: Any) -> dict[str, Any]:
+    """The hyperparameters that LoRA and its kin share, as a spec's section, from a case's own words; and others."""
+    given = case.hyperparameters
+    shared = {"r": given["r"], "lora_alpha": given["alpha"], "use_rslora": given.get("use_rslora", False)}
+    return shared | {"target_modules": [TARGET]} | others
+
+
 def inject(parameter: Tensor, value: Tensor) -> None:
     """Sets a parameter or buffer to the case's value, which has to be of its shape and dtype."""
     if parameter.shape != value.shape or parameter.dtype != value.dtype:

@@ -9,8 +9,9 @@ run's seed, but for those that have a seed in the config (VeRA's projections, Fo
 every run, as in PEFT. What a tuner computes from base and config (OSF's singular vectors, say) is computed again when a
 run goes on or is read.
 
-Not run here: prompt learning, which changes no weights; AdaLoRA, X-LoRA, Poly and Shadow, which need more than plain
-steps; AdaMSS, whose shapes depend on the base's numbers; starts that change the base (PiSSA, which is a method here).
+Not run here: prompt learning, which changes no weights; AdaLoRA (a method here), X-LoRA, Poly and Shadow, which need
+more than plain steps; AdaMSS, whose shapes depend on the base's numbers; starts that change the base (PiSSA and OLoRA,
+which are methods here).
 Lily's layers route by their input and cannot be merged.
 """
 

@@ -7,7 +7,7 @@ from torch import nn
 from lrexp.layers.dora import DoRALayer
 from lrexp.methods.adapters.dora import DoRA
 from lrexp.spec.convert import from_mapping
-from lrexp.verify.adapters import TARGET, conv2d, inject, linear, prepare, train_lora
+from lrexp.verify.adapters import conv2d, inject, linear, lora_section, prepare, train_lora
 from lrexp.verify.case import Case
 from lrexp.verify.compare import Outcome
 from lrexp.verify.replay import replay
@@ -35,14 +35,7 @@ def train_conv2d(case: Case) -> Outcome:
 
 
 def _trained(case: Case, base: nn.Module) -> Outcome:
-    given = case.hyperparameters
-    section = {
-        "r": given["r"],
-        "lora_alpha": given["alpha"],
-        "use_rslora": given.get("use_rslora", False),
-        "target_modules": [TARGET],
-    }
-    method = Decayed(from_mapping(DoRA.Hyperparameters, section, "method"))
+    method = Decayed(from_mapping(DoRA.Hyperparameters, lora_section(case), "method"))
     model, layer = prepare(method, base, case)
     assert isinstance(layer, DoRALayer)
     start = layer.norms().to(layer.lora_magnitude.dtype)

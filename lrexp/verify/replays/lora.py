@@ -11,7 +11,18 @@ from lrexp.layers.lora import lora_layer
 from lrexp.layers.lora_layer import LoRALayer, LoRASettings
 from lrexp.methods.adapters.lora import LoRA
 from lrexp.spec.convert import from_mapping
-from lrexp.verify.adapters import TARGET, context, conv2d, embedding, inject, linear, one_layer, prepare, train_lora
+from lrexp.verify.adapters import (
+    TARGET,
+    context,
+    conv2d,
+    embedding,
+    inject,
+    linear,
+    lora_section,
+    one_layer,
+    prepare,
+    train_lora,
+)
 from lrexp.verify.case import Case
 from lrexp.verify.compare import Outcome
 from lrexp.verify.replay import replay
@@ -29,14 +40,8 @@ def lora(case: Case, **settings: Any) -> LoRA:
     """LoRA with the hyperparameters of the case; dropout acts where the case says what it gives."""
     given = case.hyperparameters
     dropout = 0.0 if case.get("x_dropped") is None else given.get("dropout") or 0.5
-    section = {
-        "r": given["r"],
-        "lora_alpha": given["alpha"],
-        "use_rslora": given.get("use_rslora", False),
-        "lora_dropout": dropout,
-        "target_modules": [TARGET],
-    }
-    return LoRA(from_mapping(LoRA.Hyperparameters, section | settings, "method"))
+    section = lora_section(case, **{"lora_dropout": dropout} | settings)
+    return LoRA(from_mapping(LoRA.Hyperparameters, section, "method"))
 
 
 def _trained(case: Case, base: nn.Module, **settings: Any) -> Outcome:

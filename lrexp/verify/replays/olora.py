@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lrexp.methods.adapters.olora import OLoRA
 from lrexp.spec.convert import from_mapping
-from lrexp.verify.adapters import TARGET, train_from_taken_start
+from lrexp.verify.adapters import lora_section, train_from_taken_start
 from lrexp.verify.case import Case
 from lrexp.verify.compare import Outcome
 from lrexp.verify.replay import replay
@@ -13,11 +13,4 @@ from lrexp.verify.replay import replay
 @replay("olora", "init_train", results=("scaling",))
 def init_train(case: Case) -> Outcome:
     """The start is compared; training goes on from the stored one."""
-    given = case.hyperparameters
-    section = {
-        "r": given["r"],
-        "lora_alpha": given["alpha"],
-        "use_rslora": given.get("use_rslora", False),
-        "target_modules": [TARGET],
-    }
-    return train_from_taken_start(OLoRA(from_mapping(OLoRA.Hyperparameters, section, "method")), case)[0]
+    return train_from_taken_start(OLoRA(from_mapping(OLoRA.Hyperparameters, lora_section(case), "method")), case)[0]

@@ -11,7 +11,7 @@ from lrexp.linalg.svd import exact_svd
 from lrexp.methods.adapters.pissa import PiSSA
 from lrexp.methods.base import Context
 from lrexp.spec.convert import from_mapping
-from lrexp.verify.adapters import TARGET, evaluate, inject, linear, one_layer, train_from_taken_start
+from lrexp.verify.adapters import evaluate, inject, linear, lora_section, one_layer, train_from_taken_start
 from lrexp.verify.case import Case
 from lrexp.verify.compare import Outcome
 from lrexp.verify.replay import replay
@@ -30,12 +30,7 @@ class GivenOmega(PiSSA):
 def pissa(case: Case) -> PiSSA:
     """PiSSA with the hyperparameters of the case: a randomized SVD where its init is named pissa_niter_<n>."""
     given = case.hyperparameters
-    section = {
-        "r": given["r"],
-        "lora_alpha": given["alpha"],
-        "use_rslora": given.get("use_rslora", False),
-        "target_modules": [TARGET],
-    }
+    section = lora_section(case)
     init, _, niter = str(given.get("init", "pissa")).partition("_niter_")
     if init != "pissa":
         raise ValueError(f"init is {given['init']!r}: pissa or pissa_niter_<n>")
