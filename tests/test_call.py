@@ -25,3 +25,11 @@ def test_what_is_wrong_is_one_class_of_errors(words: list[str], tiny: list[str],
     with pytest.raises(lrexp.LrexpError):
         lrexp.run(lrexp.compose(tiny), words, output_dir=tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_a_budget_is_spent_before_the_spec_is_frozen() -> None:
+    words = ["method=said", "hardware=cpu"]
+    spec = lrexp.compose([*words, "budget.trainable_parameters=9e4"])
+    assert spec == lrexp.compose([*words, "method.intrinsic_dimension=90000"])
+    with pytest.raises(lrexp.LrexpError, match=r"the budget sets method\.intrinsic_dimension"):
+        lrexp.run(spec, ["budget.memory=1GB", "method.intrinsic_dimension=5"])
