@@ -60,8 +60,8 @@ def main(arguments: list[str]) -> int:
 
 def _specs(words: list[str]) -> list[RunSpec]:
     """The spec of each run that the words ask for."""
-    files = [word for word in words if "=" not in word]
-    return [train.read([*files, *run])[0] for run in sweep.expand(word for word in words if "=" in word)]
+    files = [word for word in words if "=" not in word and word != sweep.PART]
+    return [train.read([*files, *run])[0] for run in sweep.expand(word for word in words if word not in files)]
 
 
 def _fetched(specs: Iterable[RunSpec]) -> Iterator[Row]:

@@ -86,11 +86,11 @@ def run(claim: Claim, how: SweepOptions) -> dict[str, list[Any]]:
     for side in claim.sides:
         tuning, words = split(claim.words(side))
         if tuning is not None and how.dry_run:
-            families = families_of([*words, f"output_dir={ROOT}"], tuning)[0]
+            families = families_of([f"output_dir={ROOT}", *words], tuning)[0]
             plain += [trial.job for family in families if family.ask() for trial in family.trials]
             continue
         if tuning is not None:
-            folders[side] = [job.folder for job in tuned_runs([*words, f"output_dir={ROOT}"], tuning, how)]
+            folders[side] = [job.folder for job in tuned_runs([f"output_dir={ROOT}", *words], tuning, how)]
             continue
         found = jobs([(spec, f"{side} {label}") for spec, label in compose_all(words)[0]], ROOT)
         folders[side] = [job.folder for job in found]

@@ -15,6 +15,10 @@ bytes. A run that has failed is tried again from there. A finished run prints it
 A sweep composes and freezes all its runs before the first starts, and each is a process of its own. The same line skips
 what is finished and goes on with the rest; output_dir=DIR is the folder that its runs' folders lie in.
 
+    lrexp train -m seed=1,2,3 + method=lora,pissa + method=peft method.peft_type=LOHA method.config.r=4
+
+Parts of one sweep: each + begins one, whose words are its own; what stands before the first + holds for all.
+
     lrexp train -m method=lora,pissa seed=1,2,3 tune=learning_rate
 
 A tuning: four rates of each method's own range (tune.trials=N, tune.range=[LOW,HIGH]) run at the first seed; after a

@@ -20,7 +20,7 @@ from lrexp.report.render import render
 from lrexp.report.table import print_table
 from lrexp.spec import compose
 from lrexp.spec.run_spec import RunSpec
-from lrexp.spec.sweep import expand
+from lrexp.spec.sweep import expand, refuse_within
 from lrexp.spec.tuning import Tuning, candidates
 
 Jobs = Callable[[list[tuple[RunSpec, str]]], list[Job]]
@@ -48,8 +48,9 @@ def tuned_runs(words: list[str], tuning: Tuning, options: SweepOptions) -> list[
 
 def families_of(words: list[str], tuning: Tuning) -> tuple[list[Family], list[str], Jobs]:
     """The families of the words' specs, the words of the seeds, and what makes checked runs of specs."""
+    refuse_within(words, ("seed",))
     seeds = [word for line in expand(word for word in words if word.startswith("seed=")) for word in line]
-    specs, output_dir = compose_all([*(word for word in words if not word.startswith("seed=")), *seeds[:1]])
+    specs, output_dir = compose_all([*seeds[:1], *(word for word in words if not word.startswith("seed="))])
     extents: dict[str, Extent] = {}
 
     def runs(specs: list[tuple[RunSpec, str]]) -> list[Job]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from lrexp.spec import compose
 from lrexp.spec.budget import Budget, is_budget, split
 from lrexp.spec.errors import InputError
 from lrexp.spec.run_spec import RunSpec
-from lrexp.spec.sweep import expand
+from lrexp.spec.sweep import PART, expand
 
 Found = tuple[RunSpec, str | None]  # a spec, and the output folder if one is given
 Sizes = dict[str, dict[str, Any]]  # what budgets have come to, by what decides it
@@ -42,6 +43,8 @@ def _within(found: Found, budget: Budget | None, words: list[str], known: Sizes 
 
 def read(words: list[str]) -> tuple[RunSpec, str | None, dict[str, Any] | None]:
     """The spec, the output folder if given, and the provenance if the spec comes from a file."""
+    if PART in words:
+        raise InputError("lrexp train: a + begins a part of a sweep; add -m")
     files = [word for word in words if "=" not in word]
     overrides = [word for word in words if "=" in word]
     if len(files) > 1:
@@ -57,34 +60,35 @@ def read(words: list[str]) -> tuple[RunSpec, str | None, dict[str, Any] | None]:
 
 
 def compose_all(words: list[str]) -> tuple[list[tuple[RunSpec, str]], str | None]:
-    """The specs of a sweep, each with the words that set it apart, and the sweep's folder if one is given."""
-    if files := [word for word in words if "=" not in word]:
+    """The specs of a sweep, each once, with the words that set it apart, and the sweep's folder if one is given."""
+    if files := [word for word in words if "=" not in word and word != PART]:
         raise InputError(f"train -m: '{files[0]}' is no override; a sweep is composed from key=value words")
     lines = expand(words)
-    swept = [i for i in range(len(lines[0])) if len({line[i] for line in lines}) > 1]
+    common = set(lines[0]).intersection(*lines)
     known: Sizes = {}
-    found = [composed(line, known) for line in lines]
-    specs = [spec for spec, _ in found]
-    refuse_mixed_partners(specs, words)
-    labels = [" ".join(line[i] for i in swept) or spec.method["name"] for line, spec in zip(lines, specs, strict=True)]
-    if any(map(is_budget, words)):
-        labels = [f"{label} {size_of(spec)}" for spec, label in zip(specs, labels, strict=True)]
-    return list(zip(specs, labels, strict=True)), found[0][1]
+    runs = [composed(line, known) for line in lines]
+    refuse_mixed_partners([spec for spec, _ in runs], lines)
+    found: dict[str, tuple[RunSpec, str]] = {}
+    for line, (spec, _) in zip(lines, runs, strict=True):
+        label = " ".join(word for word in line if word not in common) or spec.method["name"]
+        label = f"{label} {size_of(spec)}" if any(map(is_budget, line)) else label
+        found.setdefault(json.dumps(spec.to_dict(), sort_keys=True), (spec, label))
+    return list(found.values()), runs[0][1]
 
 
 def size_of(spec: RunSpec) -> str:
-    """The size that a budget has set: r=12."""
+    """The size of the method, that a budget sets: r=12. Empty for a method without one."""
     key = catalog.load(spec.method["name"]).size
-    assert key is not None
-    return f"{key}={spec.method[key]}"
+    return "" if key is None or spec.method[key] is None else f"{key}={spec.method[key]}"
 
 
-def refuse_mixed_partners(specs: list[RunSpec], words: list[str]) -> None:
+def refuse_mixed_partners(specs: list[RunSpec], lines: list[list[str]]) -> None:
     """Raises InputError if methods of different families would fill in different models or data sets."""
-    given = {word.partition("=")[0] for word in words}
-    if given & {"model", "dataset", "experiment"}:
-        return
-    pairs = {(spec.model["name"], spec.dataset["name"]) for spec in specs}
+    pairs = {
+        (spec.model["name"], spec.dataset["name"])
+        for spec, line in zip(specs, lines, strict=True)
+        if not {word.partition("=")[0] for word in line} & {"model", "dataset", "experiment"}
+    }
     if len(pairs) > 1:
         shown = " and ".join(f"{model} with {dataset}" for model, dataset in sorted(pairs))
         raise InputError(

@@ -12,6 +12,7 @@ from lrexp.spec.convert import from_mapping
 from lrexp.spec.errors import InputError
 from lrexp.spec.override import by_key
 from lrexp.spec.run_spec import RunSpec, TrainingSpec
+from lrexp.spec.sweep import refuse_within
 
 RATE = "training.learning_rate"
 
@@ -46,6 +47,7 @@ def split(words: Iterable[str]) -> tuple[Tuning | None, list[str]]:
     are none. The split that the values are compared on is held out of train, so training.selection is best.
     """
     words = list(words)
+    refuse_within(words, ("tune",))
     mine = [word for word in words if word.startswith(("tune=", "tune."))]
     others = [word for word in words if word not in mine]
     if not mine:
@@ -57,10 +59,12 @@ def split(words: Iterable[str]) -> tuple[Tuning | None, list[str]]:
     given = [word.partition("=")[0] for word in others]
     if tuning.key in given:
         raise InputError(f"tune={found['key']}: {tuning.key} is set besides; leave one of them out")
-    for word in others:
-        if word.startswith("training.selection=") and word != "training.selection=best":
-            raise InputError(f"{word}: tune= compares runs on a split held out of train, by training.selection=best")
-    return tuning, others if "training.selection" in given else [*others, "training.selection=best"]
+    selecting = [word for word in others if word.startswith("training.selection=")]
+    if set(selecting) - {"training.selection=best"}:
+        raise InputError(
+            f"{selecting[0]}: tune= compares runs on a split held out of train, by training.selection=best"
+        )
+    return tuning, ["training.selection=best", *(word for word in others if word not in selecting)]
 
 
 def candidates(tuning: Tuning, spec: RunSpec) -> tuple[float, float]:
