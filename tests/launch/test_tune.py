@@ -131,7 +131,7 @@ def test_a_grid_has_both_ends_and_equal_ratios() -> None:
 def test_words_of_a_tuning_stand_apart() -> None:
     tuning, others = split(["method=lora", "tune=learning_rate", "tune.trials=8", "tune.range=[1e-4,1e-2]"])
     assert tuning == Tuning("training.learning_rate", 8, (1e-4, 1e-2))
-    assert others == ["method=lora", "training.selection=best"]
+    assert others == ["training.selection=best", "method=lora"]
     assert split(["tune=r", "tune.range=[4,64]"])[0] == Tuning("method.r", 4, (4.0, 64.0))
     assert split(["seed=1"]) == (None, ["seed=1"])
 
@@ -143,6 +143,7 @@ def test_words_of_a_tuning_stand_apart() -> None:
         (["tune=learning_rate", "training.learning_rate=1"], "is set besides"),
         (["tune=learning_rate", "training.selection=last"], "held out of train"),
         (["tune=learning_rate", "tune.trials=1"], "trials is 1: it is at least 2"),
+        (["+", "method=lora", "tune=learning_rate"], "holds for the whole sweep; write it before the first +"),
         (["tune=learning_rate", "tune.range=[2,1]"], r"\[LOWEST,HIGHEST\]"),
         (["tune=learning_rate", "tune.trails=4"], "trials"),
         (["tune=learning_rate", "tune.sampler=random"], "grid"),

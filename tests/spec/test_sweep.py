@@ -47,3 +47,25 @@ def test_refusals_take_one_line(word: str) -> None:
     with pytest.raises(InputError) as refused:
         expand([word])
     assert len(str(refused.value).splitlines()) == 1
+
+
+def test_parts_have_words_of_their_own() -> None:
+    """What stands before the first + holds for all; the runs are those of each part in turn."""
+    found = expand(["seed=1,2", "+", "method=lora,pissa", "+", "method=galore", "method.rank=4"])
+    assert found[:2] == [["seed=1", "method=lora"], ["seed=1", "method=pissa"]]
+    assert found[4:] == [["seed=1", "method=galore", "method.rank=4"], ["seed=2", "method=galore", "method.rank=4"]]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["method=lora", "+"], "there is one without words after it"),
+        (["+", "+", "method=lora"], "there is one without words after it"),
+        (["+", "method=lora", "output_dir=x"], "output_dir=x: output_dir holds for the whole sweep"),
+        (["seed=1", "+", "seed=2"], "seed is given twice"),
+        (["+", "seed=range(0,6000)", "+", "seed=range(6000,12000)"], "a sweep of 12000 runs"),
+    ],
+)
+def test_wrong_parts_are_refused(words: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        expand(words)
