@@ -19,8 +19,8 @@ def test_parts_are_one_sweep_in_which_no_run_stands_twice() -> None:
 
 def test_a_part_without_model_takes_that_of_the_others() -> None:
     with pytest.raises(InputError, match="set model= and dataset= for all of them"):
-        compose_all(["+", "method=lora", "+", "method=galore"])
-    runs, _ = compose_all(["+", "method=lora", "+", "method=galore", "model=embedded", "dataset=docmatch"])
+        compose_all(["+", "method=lora", "+", "method=sltrain"])
+    runs, _ = compose_all(["+", "method=lora", "+", "method=sltrain", "model=embedded", "dataset=docmatch"])
     assert len(runs) == 2
 
 
