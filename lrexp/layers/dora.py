@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from lrexp.layers.adapted import has_values
 from lrexp.layers.lora_conv import LoRAConv2d
 from lrexp.layers.lora_embedding import LoRAEmbedding
-from lrexp.layers.lora_function import lora_linear
+from lrexp.layers.lora_function import Map
 from lrexp.layers.lora_layer import LoRALayer
 from lrexp.layers.lora_linear import LoRAFused, LoRALinear
 
@@ -107,13 +107,12 @@ class DoRALinear(DoRALayer, LoRALinear):
     """DoRA on Linear and Conv1D."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """One product with W where nothing but x W^T + b happens in the base."""
-        if self._is_plain(x):
-            return super().forward(x)
-        W, bias = self.weight.t() if self.transposed else self.weight, self.bias
-        y = lora_linear(x, W, None, self.lora_A, self.lora_B, self.scaling, self.columns)
-        z = y * self.gain()
-        return (z if bias is None else z + bias).to(y.dtype)
+        """One fused function where nothing but x W^T + b happens in the base; the plain sum otherwise."""
+        return DoRALayer.forward(self, x) if self.is_plain(x) else LoRALinear.forward(self, x)
+
+    def map(self) -> Map:
+        """What the function computes with."""
+        return super().map()._replace(gain=self.gain())
 
 
 class DoRAFused(DoRALinear, LoRAFused):

@@ -1,39 +1,91 @@
-"""A frozen linear map plus a low-rank one, as one differentiable function.
+"""A frozen linear map plus a low-rank one, as one differentiable function, and a row of them on one input.
+
+    y = g * (x W^T + s (x A^T diag(E)) B^T) + b      x (..., n), W (m, n), A (r, n), E (r,), B (m, r), g and b (m,)
 
 Against the plain expression it writes the low-rank part into the base's output (no sum of two large tensors), folds
 the scale into products of rank width, saves only the input and the product of rank width, and adds to the input's
 gradient in place. All products of rank width are kept as rows, (r, tokens): as columns the same GEMMs take up to
-thirteen times longer on a CPU.
+thirteen times longer on a CPU. Where `lora_form` counts fewer operations, x (W + s B diag(E) A)^T is one product with a
+dense weight that lives for that product alone, and x A^T is computed in the backward pass instead of being kept.
+
+Layers that are called on one input (q, k and v) hand it on: the first computes x A^T for all of them in one product,
+and each adds what it has of the gradient of x to that of the layer after it, in one tensor.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lrexp.layers.lora_form import NARROW, Form, form
+
 Columns = tuple[tuple[int, int], ...]
+CHUNK = 256  # rows at a time where two large tensors are multiplied and summed
 
 
-def lora_linear(
-    x: Tensor,
-    W: Tensor,
-    b: Tensor | None,
-    A: Tensor,
-    B: Tensor,
-    scaling: float,
-    columns: Columns | None = None,
-    E: Tensor | None = None,
-) -> Tensor:
-    """Gives x W^T + b + scaling * (x A^T diag(E)) B^T in W's precision; without E it is the identity.
+class Map(NamedTuple):
+    """A layer's W (m, n), b (m,), A (r, n), B (m, r), s, E (r,) and gain g (m,); None: there is none.
 
-    x (..., n), W (m, n), A (r, n), E (r,), B (m, r). x, A, E and B get gradients (second ones too), W and b none. The
-    low-rank part is computed in A's precision; under autocast everything is in autocast's. With `columns`, the j-th
-    pair (start, stop) of output columns has its own factors: A (e r, n), E (e r,), B (sum of widths, r).
+    With `columns`, the j-th pair (start, stop) of output columns has its own factors: A (e r, n), E (e r,),
+    B (sum of widths, r).
     """
-    return _LoRALinear.apply(x, W, b, A, B, scaling, columns or ((0, W.shape[0]),), E)  # type: ignore[return-value]
+
+    W: Tensor
+    b: Tensor | None
+    A: Tensor
+    B: Tensor
+    scaling: float
+    columns: Columns | None = None
+    E: Tensor | None = None
+    gain: Tensor | None = None
+
+
+class Handed(NamedTuple):
+    """What the layers to come get from the one before: the input, x A^T for each of them, the form of all."""
+
+    x: Tensor
+    heights: tuple[Tensor, ...]  # each (r, t)
+    form: Form
+
+
+def lora_linear(x: Tensor, own: Map) -> Tensor:
+    """The output y, in W's precision. W and b get no gradient; x, A, E, B and the gain do (not second ones: the gain).
+
+    The low-rank part is computed in A's precision; under autocast everything is in autocast's. An output whose gain is
+    exactly 0 gives the gain no gradient.
+    """
+    return _LoRALinear.apply(x, *own, None, _form(x, own))[0]  # type: ignore[index]
+
+
+def first(x: Tensor, own: Map, others: Sequence[Tensor]) -> tuple[Tensor, Handed]:
+    """The output of the first of several layers on one input; `others` are the A of those to come, in their order."""
+    chosen = Form(weight=_form(x, own).weight)
+    y, handed, *heights = _LoRALinear.apply(x, *own, None, chosen, *others)  # type: ignore[misc]
+    return y, Handed(handed if x.requires_grad else x, tuple(heights), chosen)
+
+
+def following(before: Handed, own: Map, i: int = 0) -> tuple[Tensor, Handed]:
+    """The output of the i-th of those that are left, and what it hands on."""
+    y, handed = _LoRALinear.apply(before.x, *own, before.heights[i], before.form)  # type: ignore[misc]
+    heights = before.heights[:i] + before.heights[i + 1 :]
+    return y, Handed(handed if before.x.requires_grad else before.x, heights, before.form)
+
+
+def _form(x: Tensor, own: Map) -> Form:
+    """The form that takes the fewest operations; the narrow one where rounding W + s B A would lose the change."""
+    wide, narrow = _dtypes(x, own.W, own.A)
+    if wide != narrow or wide not in (torch.float32, torch.float64):
+        return NARROW
+    if x.is_cuda and wide == torch.float32 and torch.backends.cuda.matmul.allow_tf32:
+        return NARROW
+    factors = own.A.requires_grad or own.B.requires_grad
+    anything = factors or x.requires_grad or (own.E is not None and own.E.requires_grad)
+    trains = (factors, anything) if anything and torch.is_grad_enabled() else None
+    return form(x.numel() // x.shape[-1], x.shape[-1], own.A.numel(), own.B.numel(), own.B.shape[0], trains)
 
 
 def _dtypes(x: Tensor, W: Tensor, A: Tensor) -> tuple[torch.dtype, torch.dtype]:
@@ -44,11 +96,9 @@ def _dtypes(x: Tensor, W: Tensor, A: Tensor) -> tuple[torch.dtype, torch.dtype]:
     return W.dtype, A.dtype
 
 
-def _blocks(B: Tensor, columns: Columns) -> list[Tensor]:
-    return list(B.split([stop - start for start, stop in columns]))  # each (width, r)
-
-
 class _LoRALinear(torch.autograd.Function):
+    """Gives y, and where layers follow the input and x A^T for each of them; `given` is this layer's, if it follows."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -58,49 +108,158 @@ class _LoRALinear(torch.autograd.Function):
         A: Tensor,
         B: Tensor,
         scaling: float,
-        columns: Columns,
+        columns: Columns | None,
         E: Tensor | None,
-    ) -> Tensor:
+        gain: Tensor | None,
+        given: Tensor | None,
+        chosen: Form,
+        *others: Tensor,
+    ) -> tuple[Tensor, ...]:
         wide, narrow = _dtypes(x, W, A)
+        blocks = Blocks(columns or ((0, W.shape[0]),), scaling, narrow)
         rows = x.reshape(-1, x.shape[-1])  # (t, n)
-        y = F.linear(rows.to(wide), W.to(wide), None if b is None else b.to(wide)).to(narrow)  # (t, m)
-        h = A.to(narrow) @ rows.to(narrow).t()  # (e r, n) @ (n, t)
-        heights = _times(h, E).chunk(len(columns))
-        for (start, stop), h_j, B_j in zip(columns, heights, _blocks(B, columns), strict=True):
-            y[:, start:stop].addmm_(h_j.t(), B_j.to(narrow).t(), alpha=scaling)  # (t, r) @ (r, width)
-        ctx.save_for_backward(x, W, A, B, h, E)
-        ctx.scaling, ctx.columns, ctx.dtypes = scaling, columns, (wide, narrow)
-        return y.to(wide).view(*x.shape[:-1], W.shape[0])
+        h, heights = given, []
+        if given is None and (others or not chosen.weight):
+            h, *heights = _heights(rows, (A, *others), narrow)
+        bias = None if b is None else b.to(wide)
+        if chosen.weight:
+            y = F.linear(rows, blocks.weight(W, A, B, E, gain), bias)
+        else:
+            assert h is not None
+            y = F.linear(rows.to(wide), W.to(wide), bias if gain is None else None).to(narrow)  # (t, m)
+            for (start, stop), h_j, B_j in zip(blocks.columns, blocks.scaled(h, E), blocks.cut(B), strict=True):
+                y[:, start:stop].addmm_(h_j.t(), B_j.t(), alpha=scaling)  # (t, r) @ (r, width)
+            if gain is not None:
+                y = y.mul_(gain) if bias is None else y.mul_(gain).add_(bias)
+        y = y.to(wide).view(*x.shape[:-1], W.shape[0])
+        kept = None if given is not None else h
+        ctx.save_for_backward(x, W, b, A, B, E, gain, given, kept, None if gain is None else y, *others)
+        ctx.blocks, ctx.chosen, ctx.dtypes = blocks, chosen, (wide, narrow)
+        ctx.set_materialize_grads(False)
+        return (y, x, *heights) if given is not None or others else (y,)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        x, W, A, B, h, E = ctx.saved_tensors
-        (wide, narrow), columns, scaling = ctx.dtypes, ctx.columns, ctx.scaling
-        need_x, _, _, need_A, need_B, _, _, need_E = ctx.needs_input_grad
-        rows, g = x.reshape(-1, x.shape[-1]), grads[0].reshape(-1, W.shape[0])  # (t, n), (t, m)
-        if torch.is_grad_enabled():  # a second derivative runs through h, which was saved without its history
-            h = A.to(narrow) @ rows.to(narrow).t()
-        pieces = [g[:, start:stop].to(narrow) for start, stop in columns]  # each (t, width)
-        dx = dA = dB = dE = None
-        if need_B:
-            halves = zip(_times(h, E).chunk(len(columns)), pieces, strict=True)
-            dB = torch.cat([(h_j @ g_j).t() for h_j, g_j in halves]).mul(scaling).to(B.dtype)  # (r, t) @ (t, width)
-        if need_A or need_x or need_E:
-            heights = zip(_blocks(B, columns), pieces, strict=True)
-            inner = torch.cat([B_j.to(narrow).t().contiguous() @ g_j.t() for B_j, g_j in heights]).mul(
-                scaling
-            )  # (e r, t)
-            if need_E:
-                dE = (inner * h).sum(1).to(E.dtype)
-            inner = _times(inner, E)
-            if need_A:
-                dA = (inner @ rows.to(narrow)).to(A.dtype)  # (e r, t) @ (t, n)
-            if need_x:
-                dx = (g @ W.to(wide)).to(narrow).addmm_(inner.t(), A.to(narrow))  # (t, e r) @ (e r, n)
-                dx = dx.to(x.dtype).view(x.shape)
-        return dx, None, None, dA, dB, None, None, dE
+        x, W, b, A, B, E, gain, given, h, y, *others = ctx.saved_tensors
+        (wide, narrow), blocks, chosen = ctx.dtypes, ctx.blocks, ctx.chosen
+        need_x, _, _, need_A, need_B, _, _, need_E, need_gain, need_given, _, *need_others = ctx.needs_input_grad
+        rows = x.reshape(-1, x.shape[-1])  # (t, n)
+        g = rows.new_zeros(len(rows), W.shape[0]) if grads[0] is None else grads[0].reshape(-1, W.shape[0])  # (t, m)
+        dx = dA = dB = dE = dgain = inner = None
+        dothers: Sequence[Tensor | None] = [None] * len(others)
+        if chosen.gradient:
+            dA, dB, dE = blocks.through_weight(g, rows, A, B, E, gain)
+        else:
+            if given is not None:
+                h = given
+            elif h is None or torch.is_grad_enabled():  # a second derivative runs through h, which has no history
+                (h,) = _heights(rows, (A,), narrow)
+            dB = blocks.to_B(h, g, E, gain).to(B.dtype) if need_B else None
+            if need_A or need_E or need_given or any(need_others) or (need_x and not chosen.weight):
+                inner = blocks.to_heights(g, B, gain)  # (e r, t)
+                dE = (inner * h).sum(1).to(E.dtype) if need_E else None
+                inner = inner if E is None else inner * E.to(narrow)[:, None]
+        if inner is not None and given is None:
+            inner = torch.cat([inner, *(_or_zeros(d, F_j, inner) for d, F_j in zip(grads[2:], others, strict=True))])
+            if need_A or any(need_others):
+                found = (inner @ rows.to(narrow)).split([len(A), *map(len, others)])  # (e r, t) @ (t, n)
+                dA, *dothers = [d.to(F_j.dtype) for d, F_j in zip(found, (A, *others), strict=True)]
+        if need_x:
+            dense = blocks.weight(W, A, B, E, gain) if chosen.weight else W.to(wide)
+            through = g if chosen.weight or gain is None else (g * gain).to(wide)
+            dx = _added(grads[1] if len(grads) > 1 else None, through, dense)
+            if not chosen.weight and given is None:
+                dx = dx.to(narrow).addmm_(inner.t(), torch.cat([A, *others]).to(narrow))  # (t, e r) @ (e r, n)
+            dx = dx.to(x.dtype).view(x.shape)
+        if need_gain:
+            dgain = _to_gain(g, y.view(g.shape), b, gain)
+        return dx, None, None, dA, dB, None, None, dE, dgain, inner if need_given else None, None, *dothers
 
 
-def _times(rows: Tensor, E: Tensor | None) -> Tensor:
-    """Rows (r, t) times a diagonal."""
-    return rows if E is None else rows * E.to(rows.dtype)[:, None]
+class Blocks(NamedTuple):
+    """The blocks of output columns that have factors of their own; one, but for a fused layer. Products in `dtype`."""
+
+    columns: Columns
+    scaling: float
+    dtype: torch.dtype
+
+    def cut(self, B: Tensor, gain: Tensor | None = None) -> list[Tensor]:
+        """B_j, each (width, r), times the gain of its rows."""
+        parts = B.to(self.dtype).split([stop - start for start, stop in self.columns])
+        return [_rows_times(B_j, gain, span) for B_j, span in zip(parts, self.columns, strict=True)]
+
+    def scaled(self, rows: Tensor, E: Tensor | None) -> tuple[Tensor, ...]:
+        """Rows (e r, k) times the diagonal, cut into blocks (r, k)."""
+        return (rows if E is None else rows * E.to(rows.dtype)[:, None]).chunk(len(self.columns))
+
+    def pieces(self, g: Tensor) -> list[Tensor]:
+        """The columns of a (t, m), each (t, width)."""
+        return [g[:, start:stop].to(self.dtype) for start, stop in self.columns]
+
+    def weight(self, W: Tensor, A: Tensor, B: Tensor, E: Tensor | None, gain: Tensor | None) -> Tensor:
+        """The dense g (W + s B diag(E) A), (m, n)."""
+        found = W.to(self.dtype, copy=True)
+        for (start, stop), B_j, A_j in zip(self.columns, self.cut(B), self.scaled(A.to(self.dtype), E), strict=True):
+            found[start:stop].addmm_(B_j, A_j, alpha=self.scaling)  # (width, r) @ (r, n)
+        return found if gain is None else found.mul_(gain[:, None])
+
+    def through_weight(
+        self, g: Tensor, rows: Tensor, A: Tensor, B: Tensor, E: Tensor | None, gain: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The gradients of A, B and E out of that of the weight, g^T x."""
+        found: list[tuple[Tensor, Tensor, Tensor]] = []
+        As, EAs = self.scaled(A, None), self.scaled(A, E)
+        for g_j, A_j, EA_j, B_j, span in zip(self.pieces(g), As, EAs, self.cut(B), self.columns, strict=True):
+            dW = g_j.t() @ rows  # (width, t) @ (t, n)
+            inner = _rows_times(B_j, gain, span).t() @ dW  # (r, width) @ (width, n)
+            found.append((inner, _rows_times(dW @ EA_j.t(), gain, span), (inner * A_j).sum(1)))
+        inner, dB, dE = (torch.cat(parts).mul(self.scaling) for parts in zip(*found, strict=True))
+        return (inner, dB, None) if E is None else (inner * E[:, None], dB, dE)
+
+    def to_B(self, h: Tensor, g: Tensor, E: Tensor | None, gain: Tensor | None) -> Tensor:
+        """The gradient of B out of that of y."""
+        parts = zip(self.scaled(h, E), self.pieces(g), self.columns, strict=True)
+        found = [_rows_times((h_j @ g_j).t(), gain, span) for h_j, g_j, span in parts]  # (r, t) @ (t, width)
+        return torch.cat(found).mul(self.scaling)
+
+    def to_heights(self, g: Tensor, B: Tensor, gain: Tensor | None) -> Tensor:
+        """The gradient of x A^T diag(E) out of that of y, as rows (e r, t)."""
+        parts = zip(self.cut(B, gain), self.pieces(g), strict=True)
+        return torch.cat([B_j.t().contiguous() @ g_j.t() for B_j, g_j in parts]).mul(self.scaling)
+
+
+def _heights(rows: Tensor, factors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """X A^T of every A, as rows (r, t), by one product."""
+    stacked = factors[0] if len(factors) == 1 else torch.cat(list(factors))
+    found = stacked.to(dtype) @ rows.to(dtype).t()  # (e r, n) @ (n, t)
+    return list(found.split([len(A) for A in factors]))
+
+
+def _or_zeros(d: Tensor | None, A: Tensor, inner: Tensor) -> Tensor:
+    """The gradient of a layer's x A^T; zeros where the layer was not called, or its output not used."""
+    return inner.new_zeros(len(A), inner.shape[1]) if d is None else d
+
+
+def _rows_times(B: Tensor, gain: Tensor | None, span: tuple[int, int]) -> Tensor:
+    """B (width, r) times the gain of its rows."""
+    return B if gain is None else B * gain[span[0] : span[1], None].to(B.dtype)
+
+
+def _added(handed: Tensor | None, g: Tensor, W: Tensor) -> Tensor:
+    """G W, added to what the layer after this one has handed back, in its place."""
+    if handed is None:
+        return g @ W  # (t, m) @ (m, n)
+    handed = handed.reshape(-1, W.shape[1])
+    if torch.is_grad_enabled() or handed.dtype != W.dtype:
+        return handed + g @ W
+    return handed.addmm_(g, W)
+
+
+def _to_gain(g: Tensor, y: Tensor, b: Tensor | None, gain: Tensor) -> Tensor:
+    """The gradient of the gain, out of y = gain u + b: the sum over rows of g u. A gain of 0 gets none."""
+    wide = torch.promote_types(gain.dtype, torch.float32)
+    found = torch.zeros_like(gain, dtype=wide)
+    for g_i, y_i in zip(g.split(CHUNK), y.split(CHUNK), strict=True):
+        u = y_i.to(wide) if b is None else y_i.to(wide) - b
+        found += (u * g_i).sum(0)
+    return torch.where(gain == 0, 0, found / gain).to(gain.dtype)

@@ -8,8 +8,9 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from lrexp.layers.adapted import features
-from lrexp.layers.lora_function import Columns, lora_linear
+from lrexp.layers.lora_function import Columns, Map, lora_linear
 from lrexp.layers.lora_layer import LoRALayer, LoRASettings
+from lrexp.layers.shared_input import SharedInput
 
 
 def is_ordinary(base: nn.Module) -> bool:
@@ -28,6 +29,7 @@ class LoRALinear(LoRALayer):
     """A (r, n), B (m, r): y = x W^T + b + scaling * (x A^T) B^T."""
 
     columns: Columns | None = None  # a fused layer's adapted output columns; None: all
+    shared: SharedInput | None = None  # the layers that are called on the same input
 
     def __init__(self, base: nn.Linear | Conv1D, settings: LoRASettings) -> None:
         m, n = features(base)
@@ -37,10 +39,14 @@ class LoRALinear(LoRALayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """One fused function where nothing but x W^T + b happens in the base; the plain sum otherwise."""
-        if self._is_plain(x):
+        if self.is_plain(x):
             return super().forward(x)
+        return lora_linear(x, self.map()) if self.shared is None else self.shared.output(self, x)
+
+    def map(self) -> Map:
+        """What the function computes with."""
         W = self.weight.t() if self.transposed else self.weight
-        return lora_linear(x, W, self.bias, self.lora_A, self.lora_B, self.scaling, self.columns, self.lora_E)
+        return Map(W, self.bias, self.lora_A, self.lora_B, self.scaling, self.columns, self.lora_E)
 
     def delta(self, x: Tensor) -> Tensor:
         """(x A^T diag(E)) B^T * scaling, in the factors' precision."""
@@ -55,7 +61,8 @@ class LoRALinear(LoRALayer):
         """(1, m, n) in the base's orientation."""
         return changes[0].t() if self.transposed else changes[0]
 
-    def _is_plain(self, x: Tensor) -> bool:
+    def is_plain(self, x: Tensor) -> bool:
+        """Whether the output is the plain sum: the base is no ordinary layer, is disturbed, or the input is dropped."""
         drops = bool(self.lora_dropout and self.training)
         return drops or not self.is_ordinary or is_disturbed(self.base, x)
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from lrexp.layers.adapted import AdaptedLayer, features
-from lrexp.layers.lora_function import lora_linear
+from lrexp.layers.lora_function import Map, lora_linear
 from lrexp.layers.lora_linear import is_disturbed, is_ordinary
 from lrexp.linalg.norms import product_norm
 from lrexp.linalg.svd import Triplets
@@ -64,7 +64,7 @@ class SALTLayer(AdaptedLayer):
         if self.relu != "none" or not self.is_ordinary or is_disturbed(self.base, x):
             return super().forward(x)
         A, E, B = self.folded()
-        return lora_linear(x, self.matrix(), self.bias, A, B, 1.0, E=E)
+        return lora_linear(x, Map(self.matrix(), self.bias, A, B, 1.0, E=E))
 
     def delta(self, x: Tensor) -> Tensor:
         """The change's output, through p + d or through k numbers."""

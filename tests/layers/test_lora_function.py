@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lrexp.layers.lora_function import Columns, lora_linear
+from lrexp.layers.lora_function import Columns, Map, lora_linear
 
 SCALING = 1.7
 
@@ -37,7 +37,7 @@ def gradients(y: Tensor, of: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 def test_equals_the_plain_expression(shape: tuple[int, ...], bias: bool) -> None:
     x, W, b, A, B = tensors(shape)
     b = b if bias else None
-    y, expected = lora_linear(x, W, b, A, B, SCALING), plain(x, W, b, A, B)
+    y, expected = lora_linear(x, Map(W, b, A, B, SCALING)), plain(x, W, b, A, B)
     assert torch.allclose(y, expected, atol=1e-12)
     for ours, theirs in zip(gradients(y, (x, A, B)), gradients(expected, (x, A, B)), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-5)
@@ -50,7 +50,7 @@ def test_first_and_second_derivatives(columns: Columns | None) -> None:
     B = B.detach().requires_grad_()
 
     def function(x: Tensor, A: Tensor, B: Tensor) -> Tensor:
-        return lora_linear(x, W, b, A, B, SCALING, columns)
+        return lora_linear(x, Map(W, b, A, B, SCALING, columns))
 
     assert torch.autograd.gradcheck(function, (x, A, B))
     assert torch.autograd.gradgradcheck(function, (x, A, B))
@@ -65,10 +65,10 @@ def test_a_diagonal_between_the_factors(columns: Columns | None) -> None:
     E = torch.randn(4, dtype=torch.float64, generator=generator).requires_grad_()
 
     def function(x: Tensor, A: Tensor, B: Tensor, E: Tensor) -> Tensor:
-        return lora_linear(x, W, b, A, B, SCALING, columns, E)
+        return lora_linear(x, Map(W, b, A, B, SCALING, columns, E))
 
     rows = A * E[:, None]
-    expected = lora_linear(x, W, b, rows, B, SCALING, columns)
+    expected = lora_linear(x, Map(W, b, rows, B, SCALING, columns))
     assert torch.allclose(function(x, A, B, E), expected, atol=1e-12)
     for ours, theirs in zip(
         gradients(function(x, A, B, E), (x, A, B, E)), gradients(expected, (x, A, B, E)), strict=True
@@ -82,19 +82,19 @@ def test_a_diagonal_between_the_factors(columns: Columns | None) -> None:
 def test_only_what_needs_a_gradient_gets_one(needed: tuple[int, ...]) -> None:
     x, W, b, A, B = tensors()
     leaves = [leaf.detach().requires_grad_(i in needed) for i, leaf in enumerate((x, A, B))]
-    lora_linear(leaves[0], W, b, leaves[1], leaves[2], SCALING).sum().backward()
+    lora_linear(leaves[0], Map(W, b, leaves[1], leaves[2], SCALING)).sum().backward()
     assert [leaf.grad is not None for leaf in leaves] == [i in needed for i in range(3)]
 
 
 def test_wants_no_contiguous_input() -> None:
     x, W, b, A, B = tensors((3, 5))
     turned = x.detach().mT.contiguous().mT.requires_grad_()
-    assert torch.allclose(lora_linear(turned, W, b, A, B, SCALING), plain(x, W, b, A, B), atol=1e-12)
+    assert torch.allclose(lora_linear(turned, Map(W, b, A, B, SCALING)), plain(x, W, b, A, B), atol=1e-12)
 
 
 def test_bf16_base_with_float32_factors() -> None:
     x, W, b, A, B = tensors(dtype=torch.bfloat16, factors=torch.float32)
-    y, expected = lora_linear(x, W, b, A, B, SCALING), plain(x, W, b, A, B)
+    y, expected = lora_linear(x, Map(W, b, A, B, SCALING)), plain(x, W, b, A, B)
     assert y.dtype == torch.bfloat16
     assert torch.equal(y, expected)
     for ours, theirs in zip(gradients(y, (x, A, B)), gradients(expected, (x, A, B)), strict=True):
@@ -106,7 +106,7 @@ def test_bf16_base_with_float32_factors() -> None:
 def test_autocast_gives_what_it_gives_the_plain_expression(base: torch.dtype) -> None:
     x, W, b, A, B = tensors(dtype=base, factors=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        y, expected = lora_linear(x, W, b, A, B, SCALING), plain(x, W, b, A, B)
+        y, expected = lora_linear(x, Map(W, b, A, B, SCALING)), plain(x, W, b, A, B)
     assert y.dtype == expected.dtype == torch.bfloat16
     assert torch.allclose(y.float(), expected.float(), rtol=2e-2, atol=0.1)
     for ours, theirs in zip(gradients(y, (x, A, B)), gradients(expected, (x, A, B)), strict=True):
@@ -116,14 +116,14 @@ def test_autocast_gives_what_it_gives_the_plain_expression(base: torch.dtype) ->
 
 def test_zero_B_gives_the_base_bit_for_bit() -> None:
     x, W, b, A, B = tensors(dtype=torch.float32)
-    assert torch.equal(lora_linear(x, W, b, A, torch.zeros_like(B), SCALING), F.linear(x, W, b))
+    assert torch.equal(lora_linear(x, Map(W, b, A, torch.zeros_like(B), SCALING)), F.linear(x, W, b))
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # dynamo's own doing
 def test_compiles_to_one_graph() -> None:
     x, W, b, A, B = tensors(dtype=torch.float32)
     compiled = torch.compile(lora_linear, fullgraph=True, backend="aot_eager")
-    y, expected = compiled(x, W, b, A, B, SCALING), plain(x, W, b, A, B)
+    y, expected = compiled(x, Map(W, b, A, B, SCALING)), plain(x, W, b, A, B)
     assert torch.allclose(y, expected, atol=1e-5)
     for ours, theirs in zip(gradients(y, (x, A, B)), gradients(expected, (x, A, B)), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-4)

@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from lrexp.layers.adapted import adapt, has_values, merge
 from lrexp.layers.lora import PLAIN, ConvLayout, Kinds, lora_layer
 from lrexp.layers.lora_layer import LoRALayer, LoRASettings
+from lrexp.layers.lora_linear import LoRALinear
+from lrexp.layers.shared_input import share_inputs
 from lrexp.methods.base import Context, Decisions, Group, Method
 from lrexp.models.roles import pattern_values, selection
 
@@ -155,6 +157,7 @@ class LoRA(Method):
             base = model.get_submodule(name)
             layers[name] = lora_layer(name, base, settings, targets[name], layout, self.kinds)
             begin(layers[name], name)
+        share_inputs({name: layer for name, layer in layers.items() if isinstance(layer, LoRALinear)})
         self.adapters = layers
         return adapt(model, layers, context.head)
 
