@@ -123,7 +123,7 @@ class _LoRALinear(torch.autograd.Function):
             h, *heights = _heights(rows, (A, *others), narrow)
         bias = None if b is None else b.to(wide)
         if chosen.weight:
-            y = F.linear(rows, blocks.weight(W, A, B, E, gain), bias)
+            y = F.linear(rows.to(wide), blocks.weight(W, A, B, E, gain), bias)
         else:
             assert h is not None
             y = F.linear(rows.to(wide), W.to(wide), bias if gain is None else None).to(narrow)  # (t, m)
@@ -148,7 +148,7 @@ class _LoRALinear(torch.autograd.Function):
         dx = dA = dB = dE = dgain = inner = None
         dothers: Sequence[Tensor | None] = [None] * len(others)
         if chosen.gradient:
-            dA, dB, dE = blocks.through_weight(g, rows, A, B, E, gain)
+            dA, dB, dE = blocks.through_weight(g, rows.to(wide), A, B, E, gain)
         else:
             if given is not None:
                 h = given
@@ -164,6 +164,7 @@ class _LoRALinear(torch.autograd.Function):
             if need_A or any(need_others):
                 found = (inner @ rows.to(narrow)).split([len(A), *map(len, others)])  # (e r, t) @ (t, n)
                 dA, *dothers = [d.to(F_j.dtype) for d, F_j in zip(found, (A, *others), strict=True)]
+                dothers = [None if d is None else found for d, found in zip(grads[2:], dothers, strict=True)]
         if need_x:
             dense = blocks.weight(W, A, B, E, gain) if chosen.weight else W.to(wide)
             through = g if chosen.weight or gain is None else (g * gain).to(wide)

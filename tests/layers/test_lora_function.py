@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lrexp.layers.lora_function import Columns, Map, lora_linear
+from lrexp.layers.lora_form import Form
+from lrexp.layers.lora_function import Columns, Map, _form, lora_linear
 
 SCALING = 1.7
 
@@ -76,6 +77,42 @@ def test_a_diagonal_between_the_factors(columns: Columns | None) -> None:
         assert torch.allclose(ours, theirs, atol=1e-5)
     assert torch.autograd.gradcheck(function, (x, A, B, E))
     assert torch.autograd.gradgradcheck(function, (x, A, B, E))
+
+
+FORMS = {"narrow": 1, "a dense weight": 9, "a dense gradient too": 60}  # rows for which each is the cheapest
+
+
+@pytest.mark.parametrize("columns", [None, ((0, 3), (6, 9))])
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_is_exact(name: str, columns: Columns | None) -> None:
+    """Values and derivatives of all that is trained, second ones too, whatever is formed densely."""
+    x, W, b, A, B = tensors((FORMS[name],))
+    rank = 1 if name == "a dense weight" else 2
+    A, generator = A.detach()[: rank * (2 if columns else 1)].requires_grad_(), torch.Generator().manual_seed(1)
+    sizes = ((6 if columns else 9, rank), (len(A),))
+    B, E = (torch.randn(size, dtype=torch.float64, generator=generator).requires_grad_() for size in sizes)
+    gain = torch.linspace(0.5, -2, 9, dtype=torch.float64).requires_grad_()
+    chosen = _form(x, Map(W, b, A, B, SCALING, columns, E, gain))
+    assert chosen == Form(weight=name != "narrow", gradient=name == "a dense gradient too")
+
+    def function(x: Tensor, A: Tensor, B: Tensor, E: Tensor, gain: Tensor | None = None) -> Tensor:
+        return lora_linear(x, Map(W, b, A, B, SCALING, columns, E, gain))
+
+    def expected(x: Tensor, A: Tensor, B: Tensor, E: Tensor, gain: Tensor) -> Tensor:
+        change = torch.zeros_like(W)
+        for (start, stop), A_j, E_j, B_j in zip(
+            columns or ((0, 9),), A.split(rank), E.split(rank), B.split(3 if columns else 9), strict=True
+        ):
+            change[start:stop] = B_j @ (E_j[:, None] * A_j)
+        return F.linear(x, W + SCALING * change) * gain + b
+
+    given = (x, A, B, E, gain)
+    assert torch.allclose(function(*given), expected(*given), atol=1e-12)
+    for ours, theirs in zip(gradients(function(*given), given), gradients(expected(*given), given), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-4)
+    if len(x) < 10:
+        assert torch.autograd.gradcheck(function, given)
+        assert torch.autograd.gradgradcheck(function, given[:4])
 
 
 @pytest.mark.parametrize("needed", [(0,), (1,), (2,), (1, 2), (0, 2)])
