@@ -192,9 +192,7 @@ def context_of(subject: Subject, setting: Setting, cache: Path | None = None) ->
     def calibration(name: str, count: int, size: int) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(2)
         for _ in range(count):
-            yield {
-                key: t if t.is_floating_point() else _shuffled(t, key, generator) for key, t in subject.batch.items()
-            }
+            yield {key: _another(tensor, key, generator) for key, tensor in subject.batch.items()}
 
     return Context(
         0, TOTAL, setting.device, torch.float32, subject.head, cache, task_loss=task_loss, calibration=calibration
