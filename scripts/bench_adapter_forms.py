@@ -1,7 +1,8 @@
 """One layer of SVFit, LoLDU or SORSA: lrexp's beside the dense form, which builds a weight in every forward pass.
 
 Part `dense` of `bench_adapters.py` prints it. A step is forward and backward pass with the input's gradient, and
-SORSA's penalty: by autograd on the dense side. Outputs and gradients of both are compared before they are timed.
+SORSA's penalty: by autograd on the dense side. Outputs and gradients of both are compared before they are timed. The
+floor is the frozen layer alone: floor / dense is the least that a ratio can be.
 
     SVFit   W = U diag(sigma, rest) V^T, kept whole: by a product with the diagonal as a matrix, or as a vector
     LoLDU   W = W_res + s P L diag(z) U, from left to right, P and diag(z) dense matrices as in the code
@@ -55,7 +56,7 @@ class Known:
 
 def report_dense(setting: Setting, methods: list[str] | None, ranks: list[str], rounds: int) -> None:
     print(f"\ndense forms, {TOKENS} tokens, {rounds} rounds; milliseconds are medians")
-    print("method, form | shape | r | ours, dense ms | ratio (goal) | largest difference")
+    print("method, form | shape | r | floor, ours, dense ms | ratio (goal) | floor / dense | largest difference")
     for m, n in SHAPES:
         known = drawn(m, n, setting.device)
         x, g = (torch.randn(TOKENS, k, generator=torch.Generator().manual_seed(3)).to(setting.device) for k in (n, m))
@@ -161,6 +162,11 @@ def report_layer(name: str, r: int, known: Known, x: Tensor, g: Tensor, setting:
         method.before_update(0, training)
         return taken(y, x, own)
 
+    def floor() -> list[Tensor]:
+        y = F.linear(x, known.W, known.bias)
+        y.backward(g)
+        return taken(y, x, [])
+
     for title, form in forms_of(name, known, layer).items():
 
         def dense(form: Form = form) -> list[Tensor]:
@@ -174,16 +180,17 @@ def report_layer(name: str, r: int, known: Known, x: Tensor, g: Tensor, setting:
         difference = max(float((a - b.view_as(a)).norm() / a.norm()) for a, b in pairs)
         if difference > TOLERANCE:
             raise SystemExit(f"{name}, {title}, r {r}: outputs or gradients differ by {difference:.1e}")
-        spent: dict[Callable[[], list[Tensor]], list[float]] = {ours: [], dense: []}
+        sides = (floor, ours, dense)
+        spent: dict[Callable[[], list[Tensor]], list[float]] = {side: [] for side in sides}
         for turn in range(rounds):
-            for side in (ours, dense) if turn % 2 else (dense, ours):
+            for side in sides[turn % 3 :] + sides[: turn % 3]:
                 began = setting.now()
                 side()
                 spent[side].append((setting.now() - began) * 1e3)
-        one, other = statistics.median(spent[ours]), statistics.median(spent[dense])
+        least, one, other = (statistics.median(spent[side]) for side in sides)
         shape = " x ".join(map(str, known.W.shape))
-        print(f"{name}, {title} | {shape} | {r} | {one:.1f}, {other:.1f}", end=" | ")
-        print(f"{one / other:.2f} ({GOAL}) | {difference:.0e}", flush=True)
+        print(f"{name}, {title} | {shape} | {r} | {least:.1f}, {one:.1f}, {other:.1f}", end=" | ")
+        print(f"{one / other:.2f} ({GOAL}) | {least / other:.2f} | {difference:.0e}", flush=True)
 
 
 def taken(y: Tensor, x: Tensor, trained: list[nn.Parameter]) -> list[Tensor]:

@@ -7,8 +7,8 @@ step: (ours - floor) / (PEFT's - floor), where the floor is the same step withou
 far. A step is forward and backward pass, all that the method does around them (DoRA's norms, AdaLoRA's penalty,
 statistics and choices) and AdamW, the same fused one on all sides; the last ratio leaves AdamW out. Sides take turns in
 one process, and the figure is the ratio of medians of paired differences, with the interval that 90 % of resampled
-rounds fall into; beside it the ratio of the lowest times, which other load can only raise. AdaLoRA chooses triplets in every tenth step, so a median step does not: --delta-t 1 has
-a choice in each.
+rounds fall into; beside it the ratio of the lowest times, which other load can only raise. AdaLoRA chooses triplets in
+every tenth step, so a median step does not: --delta-t 1 has a choice in each.
 memory: the most tensor bytes within a step above the base model's own: activations, gradients, and what the method and
 AdamW keep; on a CPU as torch's profiler counts them, on CUDA as the allocator does.
 dense: SVFit, LoLDU and SORSA on one layer beside the dense forms of `bench_adapter_forms.py`, checked to be equal.
@@ -84,9 +84,8 @@ def main() -> None:
 
 def report_steps(subject: str, methods: list[str], setting: Setting, rounds: int) -> None:
     print(f"\nstep, {SUBJECTS[subject](setting).title}, {rounds} rounds; milliseconds are medians")
-    print(
-        "method  | floor, ours, PEFT ms | over the floor: ours, PEFT ms | ratio [90 %] (goal) | of the lowest | without AdamW"
-    )
+    print("method  | floor, ours, PEFT ms | over the floor: ours, PEFT ms | ratio [90 %] (goal)", end=" ")
+    print("| of the lowest | without AdamW")
     for name in methods:
         sides = {side: build(side, name, SUBJECTS[subject](setting), setting) for side in SIDES}
         losses = {side: each.step()[2] for side, each in sides.items()}  # and once more, to warm up
