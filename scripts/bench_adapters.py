@@ -23,7 +23,6 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-os.environ.setdefault("KINETO_LOG_LEVEL", "5")
 
 import argparse
 import copy
