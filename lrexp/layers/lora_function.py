@@ -121,17 +121,17 @@ class _LoRALinear(torch.autograd.Function):
         h, heights = given, []
         if given is None and (others or not chosen.weight):
             h, *heights = _heights(rows, (A, *others), narrow)
-        bias = None if b is None else b.to(wide)
+        bias = None if b is None else _in(b, wide)
         if chosen.weight:
-            y = F.linear(rows.to(wide), blocks.weight(W, A, B, E, gain), bias)
+            y = F.linear(_in(rows, wide), blocks.weight(W, A, B, E, gain), bias)
         else:
             assert h is not None
-            y = F.linear(rows.to(wide), W.to(wide), bias if gain is None else None).to(narrow)  # (t, m)
-            for (start, stop), h_j, B_j in zip(blocks.columns, blocks.scaled(h, E), blocks.cut(B), strict=True):
-                y[:, start:stop].addmm_(h_j.t(), B_j.t(), alpha=scaling)  # (t, r) @ (r, width)
+            y = _in(F.linear(_in(rows, wide), _in(W, wide), bias if gain is None else None), narrow)  # (t, m)
+            for y_j, h_j, B_j in zip(blocks.of_columns(y), blocks.scaled(h, E), blocks.cut(B), strict=True):
+                y_j.addmm_(h_j.t(), B_j.t(), alpha=scaling)  # (t, r) @ (r, width)
             if gain is not None:
                 y = y.mul_(gain) if bias is None else y.mul_(gain).add_(bias)
-        y = y.to(wide).view(*x.shape[:-1], W.shape[0])
+        y = _in(y, wide).view(*x.shape[:-1], W.shape[0])
         kept = None if given is not None else h
         ctx.save_for_backward(x, W, b, A, B, E, gain, given, kept, None if gain is None else y, *others)
         ctx.blocks, ctx.chosen, ctx.dtypes = blocks, chosen, (wide, narrow)
@@ -140,40 +140,42 @@ class _LoRALinear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        x, W, b, A, B, E, gain, given, h, y, *others = ctx.saved_tensors
+        saved: tuple[Any, ...] = ctx.saved_tensors
+        x, W, b, A, B, E, gain, given, h, y, *others = saved
         (wide, narrow), blocks, chosen = ctx.dtypes, ctx.blocks, ctx.chosen
         need_x, _, _, need_A, need_B, _, _, need_E, need_gain, need_given, _, *need_others = ctx.needs_input_grad
         rows = x.reshape(-1, x.shape[-1])  # (t, n)
         g = rows.new_zeros(len(rows), W.shape[0]) if grads[0] is None else grads[0].reshape(-1, W.shape[0])  # (t, m)
-        dx = dA = dB = dE = dgain = inner = None
+        dx = dA = dB = dE = inner = None
         dothers: Sequence[Tensor | None] = [None] * len(others)
         if chosen.gradient:
-            dA, dB, dE = blocks.through_weight(g, rows.to(wide), A, B, E, gain)
+            dA, dB, dE = blocks.through_weight(g, _in(rows, wide), A, B, E, gain, need_B)
+            dA = dA if need_A else None
         else:
             if given is not None:
                 h = given
             elif h is None or torch.is_grad_enabled():  # a second derivative runs through h, which has no history
                 (h,) = _heights(rows, (A,), narrow)
-            dB = blocks.to_B(h, g, E, gain).to(B.dtype) if need_B else None
+            dB = _in(blocks.to_B(h, g, E, gain), B.dtype) if need_B else None
             if need_A or need_E or need_given or any(need_others) or (need_x and not chosen.weight):
                 inner = blocks.to_heights(g, B, gain)  # (e r, t)
                 dE = (inner * h).sum(1).to(E.dtype) if need_E else None
                 inner = inner if E is None else inner * E.to(narrow)[:, None]
         if inner is not None and given is None:
-            inner = torch.cat([inner, *(_or_zeros(d, F_j, inner) for d, F_j in zip(grads[2:], others, strict=True))])
+            inner = _joined([inner, *(_or_zeros(d, F_j, inner) for d, F_j in zip(grads[2:], others, strict=True))])
             if need_A or any(need_others):
-                found = (inner @ rows.to(narrow)).split([len(A), *map(len, others)])  # (e r, t) @ (t, n)
-                dA, *dothers = [d.to(F_j.dtype) for d, F_j in zip(found, (A, *others), strict=True)]
-                dothers = [None if d is None else found for d, found in zip(grads[2:], dothers, strict=True)]
+                stacked = _in(inner @ _in(rows, narrow), A.dtype)  # (e r, t) @ (t, n)
+                dA, *found = stacked.split([len(F_j) for F_j in (A, *others)]) if others else [stacked]
+                dothers = [None if d is None else d_j for d, d_j in zip(grads[2:], found, strict=True)]
         if need_x:
-            dense = blocks.weight(W, A, B, E, gain) if chosen.weight else W.to(wide)
+            dense = blocks.weight(W, A, B, E, gain) if chosen.weight else _in(W, wide)
             through = g if chosen.weight or gain is None else (g * gain).to(wide)
             dx = _added(grads[1] if len(grads) > 1 else None, through, dense)
             if not chosen.weight and given is None:
-                dx = dx.to(narrow).addmm_(inner.t(), torch.cat([A, *others]).to(narrow))  # (t, e r) @ (e r, n)
-            dx = dx.to(x.dtype).view(x.shape)
-        if need_gain:
-            dgain = _to_gain(g, y.view(g.shape), b, gain)
+                assert inner is not None
+                dx = _in(dx, narrow).addmm_(inner.t(), _in(_joined([A, *others]), narrow))  # (t, e r) @ (e r, n)
+            dx = _in(dx, x.dtype).view(x.shape)
+        dgain = _to_gain(g, y.view(g.shape), b, gain) if need_gain and gain is not None else None
         return dx, None, None, dA, dB, None, None, dE, dgain, inner if need_given else None, None, *dothers
 
 
@@ -186,54 +188,69 @@ class Blocks(NamedTuple):
 
     def cut(self, B: Tensor, gain: Tensor | None = None) -> list[Tensor]:
         """B_j, each (width, r), times the gain of its rows."""
-        parts = B.to(self.dtype).split([stop - start for start, stop in self.columns])
+        B = _in(B, self.dtype)
+        parts = [B] if len(self.columns) == 1 else B.split([stop - start for start, stop in self.columns])
         return [_rows_times(B_j, gain, span) for B_j, span in zip(parts, self.columns, strict=True)]
 
-    def scaled(self, rows: Tensor, E: Tensor | None) -> tuple[Tensor, ...]:
+    def scaled(self, rows: Tensor, E: Tensor | None) -> Sequence[Tensor]:
         """Rows (e r, k) times the diagonal, cut into blocks (r, k)."""
-        return (rows if E is None else rows * E.to(rows.dtype)[:, None]).chunk(len(self.columns))
+        rows = rows if E is None else rows * _in(E, rows.dtype)[:, None]
+        return [rows] if len(self.columns) == 1 else rows.chunk(len(self.columns))
 
-    def pieces(self, g: Tensor) -> list[Tensor]:
-        """The columns of a (t, m), each (t, width)."""
-        return [g[:, start:stop].to(self.dtype) for start, stop in self.columns]
+    def of_columns(self, y: Tensor) -> list[Tensor]:
+        """The adapted columns of a (t, m), each (t, width): views of it, where it has the precision."""
+        y = _in(y, self.dtype)
+        return [y if stop - start == y.shape[1] else y[:, start:stop] for start, stop in self.columns]
 
     def weight(self, W: Tensor, A: Tensor, B: Tensor, E: Tensor | None, gain: Tensor | None) -> Tensor:
         """The dense g (W + s B diag(E) A), (m, n)."""
         found = W.to(self.dtype, copy=True)
-        for (start, stop), B_j, A_j in zip(self.columns, self.cut(B), self.scaled(A.to(self.dtype), E), strict=True):
+        for (start, stop), B_j, A_j in zip(self.columns, self.cut(B), self.scaled(_in(A, self.dtype), E), strict=True):
             found[start:stop].addmm_(B_j, A_j, alpha=self.scaling)  # (width, r) @ (r, n)
         return found if gain is None else found.mul_(gain[:, None])
 
     def through_weight(
-        self, g: Tensor, rows: Tensor, A: Tensor, B: Tensor, E: Tensor | None, gain: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The gradients of A, B and E out of that of the weight, g^T x."""
-        found: list[tuple[Tensor, Tensor, Tensor]] = []
+        self, g: Tensor, rows: Tensor, A: Tensor, B: Tensor, E: Tensor | None, gain: Tensor | None, needs_B: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The gradients of A, B (where it is needed) and E out of that of the weight, g^T x."""
+        dA, dB, dE = [], [], []
         As, EAs = self.scaled(A, None), self.scaled(A, E)
-        for g_j, A_j, EA_j, B_j, span in zip(self.pieces(g), As, EAs, self.cut(B), self.columns, strict=True):
+        for g_j, A_j, EA_j, B_j, span in zip(self.of_columns(g), As, EAs, self.cut(B), self.columns, strict=True):
             dW = g_j.t() @ rows  # (width, t) @ (t, n)
             inner = _rows_times(B_j, gain, span).t() @ dW  # (r, width) @ (width, n)
-            found.append((inner, _rows_times(dW @ EA_j.t(), gain, span), (inner * A_j).sum(1)))
-        inner, dB, dE = (torch.cat(parts).mul(self.scaling) for parts in zip(*found, strict=True))
-        return (inner, dB, None) if E is None else (inner * E[:, None], dB, dE)
+            dA.append(inner)
+            dB += [_rows_times(dW @ EA_j.t(), gain, span)] if needs_B else []
+            dE += [(inner * A_j).sum(1)] if E is not None else []
+        through_A = _joined(dA).mul(self.scaling)
+        to_B, to_E = (_joined(parts).mul(self.scaling) if parts else None for parts in (dB, dE))
+        return through_A if E is None else through_A * E[:, None], to_B, to_E
 
     def to_B(self, h: Tensor, g: Tensor, E: Tensor | None, gain: Tensor | None) -> Tensor:
         """The gradient of B out of that of y."""
-        parts = zip(self.scaled(h, E), self.pieces(g), self.columns, strict=True)
+        parts = zip(self.scaled(h, E), self.of_columns(g), self.columns, strict=True)
         found = [_rows_times((h_j @ g_j).t(), gain, span) for h_j, g_j, span in parts]  # (r, t) @ (t, width)
-        return torch.cat(found).mul(self.scaling)
+        return _joined(found).mul(self.scaling)
 
     def to_heights(self, g: Tensor, B: Tensor, gain: Tensor | None) -> Tensor:
         """The gradient of x A^T diag(E) out of that of y, as rows (e r, t)."""
-        parts = zip(self.cut(B, gain), self.pieces(g), strict=True)
-        return torch.cat([B_j.t().contiguous() @ g_j.t() for B_j, g_j in parts]).mul(self.scaling)
+        parts = zip(self.cut(B, gain), self.of_columns(g), strict=True)
+        return _joined([B_j.t().contiguous() @ g_j.t() for B_j, g_j in parts]).mul(self.scaling)
+
+
+def _in(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor in a precision; most have it, and `to` takes ten times as long to find that out."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """The parts one below the other."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _heights(rows: Tensor, factors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
     """X A^T of every A, as rows (r, t), by one product."""
-    stacked = factors[0] if len(factors) == 1 else torch.cat(list(factors))
-    found = stacked.to(dtype) @ rows.to(dtype).t()  # (e r, n) @ (n, t)
-    return list(found.split([len(A) for A in factors]))
+    found = _in(_joined(factors), dtype) @ _in(rows, dtype).t()  # (e r, n) @ (n, t)
+    return list(found.split([len(A) for A in factors])) if len(factors) > 1 else [found]
 
 
 def _or_zeros(d: Tensor | None, A: Tensor, inner: Tensor) -> Tensor:
@@ -243,7 +260,7 @@ def _or_zeros(d: Tensor | None, A: Tensor, inner: Tensor) -> Tensor:
 
 def _rows_times(B: Tensor, gain: Tensor | None, span: tuple[int, int]) -> Tensor:
     """B (width, r) times the gain of its rows."""
-    return B if gain is None else B * gain[span[0] : span[1], None].to(B.dtype)
+    return B if gain is None else B * _in(gain[span[0] : span[1], None], B.dtype)
 
 
 def _added(handed: Tensor | None, g: Tensor, W: Tensor) -> Tensor:

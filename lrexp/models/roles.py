@@ -119,6 +119,8 @@ def pattern_values(
 
     Raises InputError for a pattern that reaches none of them; `where` is the field it stands in.
     """
+    if not patterns:
+        return {}
     names = list(names)
     candidates = _candidates(model)
     values: dict[str, Value] = {}
