@@ -110,8 +110,8 @@ class DoRALinear(DoRALayer, LoRALinear):
         """One product with W where nothing but x W^T + b happens in the base."""
         if self._is_plain(x):
             return super().forward(x)
-        W, bias = self.weight.t() if self.transposed else self.weight, self.bias
-        y = lora_linear(x, W, None, self.lora_A, self.lora_B, self.scaling, self.columns)
+        bias = self.bias
+        y = lora_linear(x, self.stored(), None, self.lora_A, self.lora_B, self.scaling, self.columns)
         z = y * self.gain()
         return (z if bias is None else z + bias).to(y.dtype)
 

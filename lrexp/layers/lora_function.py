@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lrexp.linalg.weight_only import Weight, dense
+
 Columns = tuple[tuple[int, int], ...]
 
 
 def lora_linear(
     x: Tensor,
-    W: Tensor,
+    W: Weight,
     b: Tensor | None,
     A: Tensor,
     B: Tensor,
@@ -29,14 +31,15 @@ def lora_linear(
 ) -> Tensor:
     """Gives x W^T + b + scaling * (x A^T diag(E)) B^T in W's precision; without E it is the identity.
 
-    x (..., n), W (m, n), A (r, n), E (r,), B (m, r). x, A, E and B get gradients (second ones too), W and b none. The
+    x (..., n), W (m, n), A (r, n), E (r,), B (m, r). x, A, E and B get gradients (second ones too), W and b none; a W
+    stored in fewer bits is made dense for each of its two products and never kept. The
     low-rank part is computed in A's precision; under autocast everything is in autocast's. With `columns`, the j-th
     pair (start, stop) of output columns has its own factors: A (e r, n), E (e r,), B (sum of widths, r).
     """
     return _LoRALinear.apply(x, W, b, A, B, scaling, columns or ((0, W.shape[0]),), E)  # type: ignore[return-value]
 
 
-def _dtypes(x: Tensor, W: Tensor, A: Tensor) -> tuple[torch.dtype, torch.dtype]:
+def _dtypes(x: Tensor, W: Weight, A: Tensor) -> tuple[torch.dtype, torch.dtype]:
     """Precisions of the base's product and of the low-rank one."""
     kind = x.device.type
     if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
@@ -53,7 +56,7 @@ class _LoRALinear(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        W: Tensor,
+        W: Weight,
         b: Tensor | None,
         A: Tensor,
         B: Tensor,
@@ -63,18 +66,20 @@ class _LoRALinear(torch.autograd.Function):
     ) -> Tensor:
         wide, narrow = _dtypes(x, W, A)
         rows = x.reshape(-1, x.shape[-1])  # (t, n)
-        y = F.linear(rows.to(wide), W.to(wide), None if b is None else b.to(wide)).to(narrow)  # (t, m)
+        y = F.linear(rows.to(wide), dense(W, wide), None if b is None else b.to(wide)).to(narrow)  # (t, m)
         h = A.to(narrow) @ rows.to(narrow).t()  # (e r, n) @ (n, t)
         heights = _times(h, E).chunk(len(columns))
         for (start, stop), h_j, B_j in zip(columns, heights, _blocks(B, columns), strict=True):
             y[:, start:stop].addmm_(h_j.t(), B_j.to(narrow).t(), alpha=scaling)  # (t, r) @ (r, width)
-        ctx.save_for_backward(x, W, A, B, h, E)
+        ctx.save_for_backward(x, W if isinstance(W, Tensor) else None, A, B, h, E)
+        ctx.stored = None if isinstance(W, Tensor) else W
         ctx.scaling, ctx.columns, ctx.dtypes = scaling, columns, (wide, narrow)
         return y.to(wide).view(*x.shape[:-1], W.shape[0])
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         x, W, A, B, h, E = ctx.saved_tensors
+        W = ctx.stored if W is None else W
         (wide, narrow), columns, scaling = ctx.dtypes, ctx.columns, ctx.scaling
         need_x, _, _, need_A, need_B, _, _, need_E = ctx.needs_input_grad
         rows, g = x.reshape(-1, x.shape[-1]), grads[0].reshape(-1, W.shape[0])  # (t, n), (t, m)
@@ -96,7 +101,7 @@ class _LoRALinear(torch.autograd.Function):
             if need_A:
                 dA = (inner @ rows.to(narrow)).to(A.dtype)  # (e r, t) @ (t, n)
             if need_x:
-                dx = (g @ W.to(wide)).to(narrow).addmm_(inner.t(), A.to(narrow))  # (t, e r) @ (e r, n)
+                dx = (g @ dense(W, wide)).to(narrow).addmm_(inner.t(), A.to(narrow))  # (t, e r) @ (e r, n)
                 dx = dx.to(x.dtype).view(x.shape)
         return dx, None, None, dA, dB, None, None, dE
 

@@ -10,6 +10,8 @@ from transformers.pytorch_utils import Conv1D
 from lrexp.layers.adapted import features
 from lrexp.layers.lora_function import Columns, lora_linear
 from lrexp.layers.lora_layer import LoRALayer, LoRASettings
+from lrexp.layers.quantised import QuantisedLinear
+from lrexp.linalg.weight_only import Weight
 
 
 def is_ordinary(base: nn.Module) -> bool:
@@ -21,7 +23,7 @@ def is_disturbed(base: nn.Module, x: Tensor) -> bool:
     """Whether hooks, training of the base or an input that is no number forbid `lora_linear` in its place."""
     if base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or not x.is_floating_point():
         return True
-    return any(p is not None and p.requires_grad for p in (base.weight, base.bias))
+    return any(p.requires_grad for p in base.parameters())
 
 
 class LoRALinear(LoRALayer):
@@ -39,8 +41,13 @@ class LoRALinear(LoRALayer):
         """One fused function where nothing but x W^T + b happens in the base; the plain sum otherwise."""
         if self._is_plain(x):
             return super().forward(x)
-        W = self.weight.t() if self.transposed else self.weight
-        return lora_linear(x, W, self.bias, self.lora_A, self.lora_B, self.scaling, self.columns, self.lora_E)
+        return lora_linear(x, self.stored(), self.bias, self.lora_A, self.lora_B, self.scaling, self.columns, self.lora_E)
+
+    def stored(self) -> Weight:
+        """The weight as (m, n), as it is stored."""
+        if isinstance(self.base, QuantisedLinear):
+            return self.base.stored
+        return self.weight.t() if self.transposed else self.weight
 
     def delta(self, x: Tensor) -> Tensor:
         """(x A^T diag(E)) B^T * scaling, in the factors' precision."""
