@@ -31,10 +31,10 @@ def lora_linear(
 ) -> Tensor:
     """Gives x W^T + b + scaling * (x A^T diag(E)) B^T in W's precision; without E it is the identity.
 
-    x (..., n), W (m, n), A (r, n), E (r,), B (m, r). x, A, E and B get gradients (second ones too), W and b none; a W
-    stored in fewer bits is made dense for each of its two products and never kept. The
+    x (..., n), W (m, n), A (r, n), E (r,), B (m, r). x, A, E and B get gradients (second ones too), W and b none. The
     low-rank part is computed in A's precision; under autocast everything is in autocast's. With `columns`, the j-th
-    pair (start, stop) of output columns has its own factors: A (e r, n), E (e r,), B (sum of widths, r).
+    pair (start, stop) of output columns has its own factors: A (e r, n), E (e r,), B (sum of widths, r). A W in fewer
+    bits is made dense for each of its two products and not kept between them.
     """
     return _LoRALinear.apply(x, W, b, A, B, scaling, columns or ((0, W.shape[0]),), E)  # type: ignore[return-value]
 

@@ -41,7 +41,9 @@ class LoRALinear(LoRALayer):
         """One fused function where nothing but x W^T + b happens in the base; the plain sum otherwise."""
         if self._is_plain(x):
             return super().forward(x)
-        return lora_linear(x, self.stored(), self.bias, self.lora_A, self.lora_B, self.scaling, self.columns, self.lora_E)
+        return lora_linear(
+            x, self.stored(), self.bias, self.lora_A, self.lora_B, self.scaling, self.columns, self.lora_E
+        )
 
     def stored(self) -> Weight:
         """The weight as (m, n), as it is stored."""

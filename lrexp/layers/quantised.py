@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-from lrexp.layers.adapted import replace
+from lrexp.layers.adapted import adapted_layers, replace
 from lrexp.layers.quantisers import quantise
 from lrexp.linalg.weight_only import Kind, Quantised, dense, fits
 from lrexp.models.roles import own_linears
@@ -72,7 +72,7 @@ class QuantisedLinear(nn.Module):
 
 
 def frozen_linear(x: Tensor, W: Quantised, b: Tensor | None) -> Tensor:
-    """x W^T + b for x (..., n) and a stored W (m, n), in W's precision or autocast's; x alone gets a gradient."""
+    """Gives x W^T + b for x (..., n) and a stored W (m, n), in W's precision or autocast's; x alone gets a gradient."""
     return _FrozenLinear.apply(x, W, b)  # type: ignore[return-value]
 
 
@@ -91,25 +91,25 @@ class _FrozenLinear(torch.autograd.Function):
         return (grads[0] @ dense(ctx.W, ctx.wide)).to(ctx.dtype), None, None
 
 
-def quantise_base(model: nn.Module, kind: Kind | None, head: tuple[str, ...]) -> tuple[int, int]:
-    """Stores the weights of frozen linear layers in fewer bits, the bases of adapters too: (how many, how many not).
+def quantise_base(model: nn.Module, kind: Kind, head: tuple[str, ...]) -> tuple[int, list[str]]:
+    """Stores the weights of frozen linear layers in fewer bits, one at a time, the bases of adapters too.
 
-    One layer at a time, in place. Left as they are: the head, the output layer, weights that layers share, layers of
-    which something is trained, and those whose rows do not fit. With `kind` None nothing is done.
+    Gives how many, and the names of those whose rows do not fit. Left as they are, too: the head, the output layer,
+    weights that layers share, and layers of which something is trained.
     """
-    if kind is None:
-        return 0, 0
-    done = left = 0
+    done, left = 0, []
     for name in own_linears(model, head):
         layer: Any = model.get_submodule(name)
         if any(p.requires_grad for p in layer.parameters()):
             continue
         W = layer.weight.t() if isinstance(layer, Conv1D) else layer.weight
         if not fits(W.shape[1], kind):
-            left += 1
+            left.append(name)
             continue
         replace(model, {name: QuantisedLinear(layer, quantise(W.detach(), kind))})
         done += 1
+    for layer in adapted_layers(model).values():
+        layer.follow_base()
     return done, left
 
 
@@ -124,6 +124,6 @@ def dequantise(model: nn.Module) -> nn.Module:
 
 
 def stored_entries(model: nn.Module) -> int:
-    """Entries of all weights that are stored in fewer bits: they are parameters of the model that no list of them has."""
+    """Entries of all weights that are stored in fewer bits: parameters that no list of them has."""
     shapes = [layer.stored.shape for layer in model.modules() if isinstance(layer, QuantisedLinear)]
     return sum(m * n for m, n in shapes)
