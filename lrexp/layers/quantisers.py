@@ -50,7 +50,7 @@ def _torchao(W: Tensor, kind: Kind) -> Quantised:
             ao.quantize_(layer, ao.Int8WeightOnlyConfig(set_inductor_config=False))
         else:
             groups, mapping = ao.PerGroup(GROUP), MappingType.ASYMMETRIC
-            ao.quantize_(layer, ao.IntxWeightOnlyConfig(torch.int4, groups, mapping))
+            ao.quantize_(layer, ao.IntxWeightOnlyConfig(torch.int4, groups, mapping))  # type: ignore[attr-defined]
     found = layer.weight
     if kind == "int8":
         return Int8(found.qdata, found.scale, W.dtype)  # type: ignore[attr-defined]
@@ -63,6 +63,7 @@ def _nf4(W: Tensor) -> NF4:
     with _silence():
         from bitsandbytes.functional import quantize_4bit
     data, state = quantize_4bit(W, blocksize=BLOCK, quant_type="nf4", compress_statistics=False)
+    assert state.code is not None
     return NF4(data.view(W.shape[0], -1), state.absmax, state.code, W.dtype)
 
 
