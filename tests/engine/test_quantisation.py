@@ -296,4 +296,4 @@ def test_a_table_shows_the_key_where_runs_differ(over: Any, tmp_path: Path, caps
     capsys.readouterr()
     assert main(["table", str(tmp_path / "runs"), "--format", "json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert [row["keys"] for row in rows] == [{"model.quantization": None}, {"model.quantization": "int8"}]
+    assert {row["keys"]["model.quantization"] for row in rows} == {None, "int8"}
