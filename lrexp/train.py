@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrexp.engine import drift, forward, reload, shapes, team
+from lrexp.engine import drift, forward, quantisation, reload, shapes, team
 from lrexp.engine import folder as folders
 from lrexp.engine.determinism import settled
 from lrexp.engine.identify import Run, identify
@@ -47,6 +47,7 @@ def train(
     begins, RunError after, Interrupted on a signal, Paused at `until`.
     """
     run = identify(spec, then)
+    quantisation.refuse_device(run.spec, run.model)
     folder = folders.locate(output_dir, run.name, spec.method["name"], run.facts["spec_hash"])
     if again:
         folder = folders.again(folder, run.facts["spec_hash"])
@@ -126,6 +127,7 @@ def rehearse(run: Run, task: Task, context: Context) -> int | None:
         model = build.empty(run.model, run.place, task.outputs, context.dtype)
         fit.refuse_unfit(task, model.config, run.model.name)
         model = method.prepare(model, method.bound(model), context.on_shapes())
+        model = quantisation.settle(model, run.model.quantization, context.head)
         method.build_optimizer(groups := method.parameter_groups(model), make_optimizer(run.spec.optimizer, 1.0))
         if not groups and context.total_steps:
             raise InputError(f"method={run.spec.method['name']} trains nothing here: set training.max_steps=0.")

@@ -145,7 +145,9 @@ def _exported(folder: Path, overrides: list[str]) -> Source:
     about = export.read_record(folder)
     spec = RunSpec.from_dict(about["spec"], f"{folder / export.RECORD}: ")
     hardware = replace(spec.hardware, precision="float32")
-    lies = {"path": str(folder)} | ({"tokenizer_path": None} if "tokenizer_path" in spec.model else {})
+    lies = {"path": str(folder), "quantization": None} | (
+        {"tokenizer_path": None} if "tokenizer_path" in spec.model else {}
+    )
     spec = replace(spec, model=spec.model | lies, hardware=hardware, init_from=None)  # the folder has all of it
     run = identify(changed(spec, overrides))
 

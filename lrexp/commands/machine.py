@@ -36,6 +36,8 @@ OPTIONAL = {  # distribution -> module, and what it is for
     "sentencepiece": ("sentencepiece", "model=deberta_v3"),
     "pillow": ("PIL", "images in PNG or JPEG: dataset=mnist, dataset=cifar10"),
     "peft": ("peft", "loading what lrexp export writes"),
+    "torchao": ("torchao", "model.quantization=int8, int4"),
+    "bitsandbytes": ("bitsandbytes", "model.quantization=nf4, on CUDA"),
     "matplotlib": ("matplotlib", "lrexp plot"),
 }
 GROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")

@@ -20,6 +20,7 @@ from lrexp.analysis.drift import final_states, representation_distance, token_lo
 from lrexp.engine import precision
 from lrexp.engine.identify import Run
 from lrexp.engine.loop import Loop
+from lrexp.layers.quantised import dequantise
 from lrexp.linalg.random import stream
 from lrexp.methods import catalog
 from lrexp.models import build, load
@@ -126,7 +127,7 @@ def _plain(run: Run, model: nn.Module) -> nn.Module | None:
     if not catalog.entry(run.spec.method["name"]).supports.merge:
         return None
     with suppress(InputError):  # some settings of a method cannot be merged, where others can
-        return run.method.finalize(model)
+        return run.method.finalize(dequantise(model))
     return None
 
 

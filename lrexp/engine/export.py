@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -20,15 +20,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lrexp.engine import checkpoint
+from lrexp.engine import checkpoint, quantisation
 from lrexp.engine.evaluate import batches
 from lrexp.engine.files import write_folder
 from lrexp.engine.finished import Finished
 from lrexp.engine.identify import Run
 from lrexp.engine.precision import autocast, place
 from lrexp.layers import peft_tuner
-from lrexp.layers.adapted import adapted_layers, replace
+from lrexp.layers.adapted import AdaptedLayer, adapted_layers, replace
 from lrexp.layers.peft_format import PlainLoRA, peft_config, peft_tensors, plain_lora
+from lrexp.layers.quantised import dequantise
 from lrexp.methods import catalog
 from lrexp.models import build, load
 from lrexp.models.roles import head_modules
@@ -57,7 +58,7 @@ def merged(run: Run, task: Task, model: nn.Module) -> Export:
     if not catalog.entry(name).supports.merge:
         raise InputError(f"method={name} cannot be merged into plain weights.")
     as_run, adapted = _trained_logits(run, task, model)
-    plain = run.method.finalize(model)
+    plain = run.method.finalize(dequantise(model))
     exported = _logits(plain, run, task)
     labels = getattr(task, "labels", None)
     if labels is not None:
@@ -83,6 +84,7 @@ def peft(run: Run, task: Task, model: nn.Module) -> Export:
         raise InputError("the base was drawn from the seed: take --to merged.")  # nobody could have it again
     if tuned:
         return _tuned(run, task, model)
+    _refuse_rounded_remainders(run, layers)
     plain = {name: plain_lora(name, layer) for name, layer in layers.items()}
     as_run, adapted = _trained_logits(run, task, model)
     head = head_modules(model, run.model.head)
@@ -92,7 +94,8 @@ def peft(run: Run, task: Task, model: nn.Module) -> Export:
     _refuse_other_changes(model, base, (*layers, *head))
     kind = TASK_TYPES.get(task.outputs.kind)
     config = peft_config(plain, [layer.base for layer in layers.values()], head, kind, run.model.path or run.model.hub)
-    exported = _logits(_with(base, plain, tensors), run, task)
+    whole = quantisation.settle(_with(base, plain, tensors), run.model.quantization, run.model.head)
+    exported = _logits(whole, run, task)
 
     def write(folder: Path) -> None:
         held = {name: tensor.detach().contiguous() for name, tensor in peft_tensors(plain, tensors).items()}
@@ -116,6 +119,15 @@ def _tuned(run: Run, task: Task, model: nn.Module) -> Export:
     return Export(partial(peft_tuner.write, whole), _largest(exported, adapted), _largest(exported, as_run))
 
 
+def _refuse_rounded_remainders(run: Run, layers: Mapping[str, AdaptedLayer]) -> None:
+    """Raises InputError where what a start left of the base is quantised: no base of others has it."""
+    if run.model.quantization is not None and any(hasattr(layer, "lora_A0") for layer in layers.values()):
+        raise InputError(
+            f"method={run.spec.method['name']} over {run.model.quantization}: the weights that were quantised are what "
+            "its start left of the base, which no adapter can say: take --to merged."
+        )
+
+
 def _refuse_other_changes(model: nn.Module, base: nn.Module, held: tuple[str, ...]) -> None:
     """Raises InputError where training has changed more than adapters and head: a frozen layer's running statistics."""
     original = base.state_dict()
@@ -126,7 +138,8 @@ def _refuse_other_changes(model: nn.Module, base: nn.Module, held: tuple[str, ..
 
 
 def _with(base: nn.Module, layers: dict[str, PlainLoRA], head: dict[str, Tensor]) -> nn.Module:
-    """The original base with the adapter and the head, as PEFT puts them together."""
+    """The original base with the adapter and the head, as PEFT puts them together; nothing in it is trained."""
+    base.requires_grad_(False)
     replace(base, {name: entry.layer(base.get_submodule(name)) for name, entry in layers.items()})
     own = base.state_dict()
     with torch.no_grad():

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from lrexp.engine import origin as origins
-from lrexp.engine import provenance
+from lrexp.engine import provenance, quantisation
 from lrexp.engine.origin import Origin
+from lrexp.layers.quantisers import require
 from lrexp.methods import catalog
 from lrexp.methods.base import Method
 from lrexp.models import build, load, model_spec
@@ -71,13 +72,16 @@ def identify(
     spec = spec.on("cuda" if device.type == "cuda" else "cpu")
     refuse_combinations(spec)
     model = model_spec.read(spec.model)
+    quantisation.refuse_unfit(spec, model)
+    if model.quantization is not None:
+        require(model.quantization)
     build.refuse_other_kind(model, tasks.output_kind(spec.dataset))
     place = load.place(model)
-    refuse_quantised(spec.method["name"], place)
+    refuse_quantised(place)
     facts: dict[str, Any] = {
         "model_fingerprint": load.fingerprint(model, place),
         "data_fingerprint": tasks.fingerprint(spec.dataset),
-        "versions": provenance.versions() | catalog.versions(spec.method["name"]),
+        "versions": provenance.versions() | catalog.versions(spec.method["name"]) | quantisation.versions(model),
         "git": provenance.git(),
     }
     origin = None
@@ -124,10 +128,10 @@ def refuse_combinations(spec: RunSpec) -> None:
         raise InputError(f"method={name} needs all gradients of a step at once: set training.per_layer_updates=false.")
 
 
-def refuse_quantised(name: str, place: load.Place) -> None:
-    """Raises InputError where the base's weights are stored in fewer bits and the method needs them as they are."""
+def refuse_quantised(place: load.Place) -> None:
+    """Raises InputError where the weights in the folder are stored in fewer bits: a run quantises them itself."""
     kind = load.quantisation(place)
-    if kind is not None and not catalog.entry(name).supports.quantised_base:
+    if kind is not None:
         raise InputError(
-            f"{place}: its weights are quantised ({kind}), and method={name} needs them as they are: take the original."
+            f"{place}: its weights are quantised ({kind}): take the original, with model.quantization=int8 or the like."
         )

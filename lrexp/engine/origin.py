@@ -120,6 +120,9 @@ class RunOrigin(Origin):
             return None
         if self.run.facts.get("model_fingerprint") != model_fingerprint:
             return "its base is another model"
+        then = self.run.spec.model.get("quantization")
+        if then != model.quantization:
+            return f"its base has model.quantization={then or 'null'}, this one {model.quantization or 'null'}"
         if model.is_drawn and self.run.spec.seed != spec.seed:  # the fingerprint is of the sizes, not of what is drawn
             return f"its base was drawn from seed {self.run.spec.seed}"
         return None

@@ -11,6 +11,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lrexp.engine import finished as kept_by
+from lrexp.engine import quantisation
 from lrexp.engine.finished import Finished, Shapes
 from lrexp.engine.folder import WEIGHTS
 from lrexp.engine.identify import Run
@@ -70,6 +71,7 @@ def restored(
     if new_head:
         tensors = {name: tensor for name, tensor in tensors.items() if name in wanted}
     model = method.reload(model, decisions, context, tensors)
+    model = quantisation.settle(model, run.model.quantization, context.head, context.say)
     own = kept(model, method.keeps_base)
     with torch.no_grad():
         for name in wanted:

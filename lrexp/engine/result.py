@@ -19,6 +19,7 @@ from lrexp.engine.loop import Loop
 from lrexp.engine.pack import tensors_in
 from lrexp.engine.record import finite
 from lrexp.engine.state import State
+from lrexp.layers.quantised import stored_entries
 from lrexp.spec.result import FORMAT, validate
 
 
@@ -77,7 +78,7 @@ def costs(model: nn.Module | None, state: State, loop: Loop | None) -> dict[str,
     compiling = {"compile_seconds": state.compile_seconds} if loop and loop.spec.training.torch_compile else {}
     return {
         "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad) if model else None,
-        "total_parameters": sum(p.numel() for p in parameters) if model else None,
+        "total_parameters": sum(p.numel() for p in parameters) + stored_entries(model) if model else None,
         "optimizer_state_bytes": optimizer_bytes(loop.optimizer) if loop else None,
         "peak_memory_bytes": state.peak_bytes,
         "peak_memory_reserved_bytes": state.reserved_bytes or None,

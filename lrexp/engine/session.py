@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lrexp.engine import checkpoint, drift, forward, memory, precision, provenance, reload, result
+from lrexp.engine import checkpoint, drift, forward, memory, precision, provenance, quantisation, reload, result
 from lrexp.engine import folder as folders
 from lrexp.engine.evaluate import predict
 from lrexp.engine.files import write_text
@@ -168,13 +168,18 @@ class Session:
         run = self.run
         if saved is not None:
             self.decisions = Decisions(**saved.part("decisions", run.device))
-            return run.method.reload(base, self.decisions, self.context, saved.model())
+            model = run.method.reload(base, self.decisions, self.context, saved.model())
+            return self._settled(model)
         if run.origin is not None:
             stored = run.origin.stored(run.device)
             self.decisions = stored.decisions
             return reload.restored(run, self.task, base, stored, self.context, run.has_new_head)
         self.decisions = run.method.decide(base, self.context)
-        return run.method.prepare(base, self.decisions, self.context)
+        model = run.method.prepare(base, self.decisions, self.context)
+        return self._settled(model)
+
+    def _settled(self, model: nn.Module) -> nn.Module:
+        return quantisation.settle(model, self.run.model.quantization, self.context.head, self.context.say)
 
     def _finish(self) -> dict[str, Any]:
         assert self.loop is not None and self.model is not None

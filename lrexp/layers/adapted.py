@@ -41,6 +41,9 @@ class AdaptedLayer(nn.Module):
         """What is added to the base's weight, dense and in its layout, computed in `dtype` or better."""
         raise NotImplementedError
 
+    def follow_base(self) -> None:
+        """Takes in that the base's numbers have been rounded, after the layer was set up. Default: nothing to do."""
+
     def forward(self, x: Tensor) -> Tensor:
         """The base's output plus the change, in the precision of the base's output."""
         return add(self.base(x), self.delta(x))

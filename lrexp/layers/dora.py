@@ -42,6 +42,10 @@ class DoRALayer(LoRALayer):
         if has_values(self.lora_A):
             self.lora_magnitude.copy_(self.norms())
 
+    def follow_base(self) -> None:
+        """The norms of now, for magnitudes that nothing has trained yet: the layer computes V with the rounded W."""
+        self.begin()
+
     @torch.no_grad()
     def norms(self) -> Tensor:
         """The norms c of the rows of V, (blocks * m,), float32 or better.

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lrexp.layers.lora_form import NARROW, Form, form
+from lrexp.linalg.weight_only import Weight, dense
 
 Columns = tuple[tuple[int, int], ...]
 CHUNK = 256  # rows at a time where two large tensors are multiplied and summed
@@ -31,10 +32,10 @@ class Map(NamedTuple):
     """A layer's W (m, n), b (m,), A (r, n), B (m, r), s, E (r,) and gain g (m,); None: there is none.
 
     With `columns`, the j-th pair (start, stop) of output columns has its own factors: A (e r, n), E (e r,),
-    B (sum of widths, r).
+    B (sum of widths, r). A W in fewer bits is made dense for each of its two products and not kept between them.
     """
 
-    W: Tensor
+    W: Weight
     b: Tensor | None
     A: Tensor
     B: Tensor
@@ -88,7 +89,7 @@ def _form(x: Tensor, own: Map) -> Form:
     return form(x.numel() // x.shape[-1], x.shape[-1], own.A.numel(), own.B.numel(), own.B.shape[0], trains)
 
 
-def _dtypes(x: Tensor, W: Tensor, A: Tensor) -> tuple[torch.dtype, torch.dtype]:
+def _dtypes(x: Tensor, W: Weight, A: Tensor) -> tuple[torch.dtype, torch.dtype]:
     """Precisions of the base's product and of the low-rank one."""
     kind = x.device.type
     if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
@@ -103,7 +104,7 @@ class _LoRALinear(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        W: Tensor,
+        W: Weight,
         b: Tensor | None,
         A: Tensor,
         B: Tensor,
@@ -126,14 +127,15 @@ class _LoRALinear(torch.autograd.Function):
             y = F.linear(_in(rows, wide), blocks.weight(W, A, B, E, gain), bias)
         else:
             assert h is not None
-            y = _in(F.linear(_in(rows, wide), _in(W, wide), bias if gain is None else None), narrow)  # (t, m)
+            y = _in(F.linear(_in(rows, wide), dense(W, wide), bias if gain is None else None), narrow)  # (t, m)
             for y_j, h_j, B_j in zip(blocks.of_columns(y), blocks.scaled(h, E), blocks.cut(B), strict=True):
                 y_j.addmm_(h_j.t(), B_j.t(), alpha=scaling)  # (t, r) @ (r, width)
             if gain is not None:
                 y = y.mul_(gain) if bias is None else y.mul_(gain).add_(bias)
         y = _in(y, wide).view(*x.shape[:-1], W.shape[0])
         kept = None if given is not None else h
-        ctx.save_for_backward(x, W, b, A, B, E, gain, given, kept, None if gain is None else y, *others)
+        ctx.stored, plain = (None, W) if isinstance(W, Tensor) else (W, None)
+        ctx.save_for_backward(x, plain, b, A, B, E, gain, given, kept, None if gain is None else y, *others)
         ctx.blocks, ctx.chosen, ctx.dtypes = blocks, chosen, (wide, narrow)
         ctx.set_materialize_grads(False)
         return (y, x, *heights) if given is not None or others else (y,)
@@ -142,6 +144,7 @@ class _LoRALinear(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         saved: tuple[Any, ...] = ctx.saved_tensors
         x, W, b, A, B, E, gain, given, h, y, *others = saved
+        W = ctx.stored if W is None else W
         (wide, narrow), blocks, chosen = ctx.dtypes, ctx.blocks, ctx.chosen
         need_x, _, _, need_A, need_B, _, _, need_E, need_gain, need_given, _, *need_others = ctx.needs_input_grad
         rows = x.reshape(-1, x.shape[-1])  # (t, n)
@@ -168,9 +171,9 @@ class _LoRALinear(torch.autograd.Function):
                 dA, *found = stacked.split([len(F_j) for F_j in (A, *others)]) if others else [stacked]
                 dothers = [None if d is None else d_j for d, d_j in zip(grads[2:], found, strict=True)]
         if need_x:
-            dense = blocks.weight(W, A, B, E, gain) if chosen.weight else _in(W, wide)
+            weight = blocks.weight(W, A, B, E, gain) if chosen.weight else dense(W, wide)
             through = g if chosen.weight or gain is None else (g * gain).to(wide)
-            dx = _added(grads[1] if len(grads) > 1 else None, through, dense)
+            dx = _added(grads[1] if len(grads) > 1 else None, through, weight)
             if not chosen.weight and given is None:
                 assert inner is not None
                 dx = _in(dx, narrow).addmm_(inner.t(), _in(_joined([A, *others]), narrow))  # (t, e r) @ (e r, n)
@@ -202,9 +205,9 @@ class Blocks(NamedTuple):
         y = _in(y, self.dtype)
         return [y if stop - start == y.shape[1] else y[:, start:stop] for start, stop in self.columns]
 
-    def weight(self, W: Tensor, A: Tensor, B: Tensor, E: Tensor | None, gain: Tensor | None) -> Tensor:
+    def weight(self, W: Weight, A: Tensor, B: Tensor, E: Tensor | None, gain: Tensor | None) -> Tensor:
         """The dense g (W + s B diag(E) A), (m, n)."""
-        found = W.to(self.dtype, copy=True)
+        found = W.to(self.dtype, copy=True) if isinstance(W, Tensor) else dense(W, self.dtype)
         for (start, stop), B_j, A_j in zip(self.columns, self.cut(B), self.scaled(_in(A, self.dtype), E), strict=True):
             found[start:stop].addmm_(B_j, A_j, alpha=self.scaling)  # (width, r) @ (r, n)
         return found if gain is None else found.mul_(gain[:, None])

@@ -10,7 +10,9 @@ from transformers.pytorch_utils import Conv1D
 from lrexp.layers.adapted import features
 from lrexp.layers.lora_function import Columns, Map, lora_linear
 from lrexp.layers.lora_layer import LoRALayer, LoRASettings
+from lrexp.layers.quantised import QuantisedLinear
 from lrexp.layers.shared_input import SharedInput
+from lrexp.linalg.weight_only import Weight
 
 
 def is_ordinary(base: nn.Module) -> bool:
@@ -22,7 +24,7 @@ def is_disturbed(base: nn.Module, x: Tensor) -> bool:
     """Whether hooks, training of the base or an input that is no number forbid `lora_linear` in its place."""
     if base._forward_hooks or base._forward_pre_hooks or base._backward_hooks or not x.is_floating_point():
         return True
-    return any(p is not None and p.requires_grad for p in (base.weight, base.bias))
+    return any(p.requires_grad for p in base.parameters())
 
 
 class LoRALinear(LoRALayer):
@@ -43,10 +45,15 @@ class LoRALinear(LoRALayer):
             return super().forward(x)
         return lora_linear(x, self.map()) if self.shared is None else self.shared.output(self, x)
 
+    def stored(self) -> Weight:
+        """The weight as (m, n), as it is stored."""
+        if isinstance(self.base, QuantisedLinear):
+            return self.base.stored
+        return self.weight.t() if self.transposed else self.weight
+
     def map(self) -> Map:
         """What the function computes with."""
-        W = self.weight.t() if self.transposed else self.weight
-        return Map(W, self.bias, self.lora_A, self.lora_B, self.scaling, self.columns, self.lora_E)
+        return Map(self.stored(), self.bias, self.lora_A, self.lora_B, self.scaling, self.columns, self.lora_E)
 
     def delta(self, x: Tensor) -> Tensor:
         """(x A^T diag(E)) B^T * scaling, in the factors' precision."""

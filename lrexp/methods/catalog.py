@@ -34,6 +34,7 @@ ENTRIES = _catalogue(
         "adapters",
         "arXiv 2106.09685",
         "a low-rank product beside frozen weights",
+        supports=Supports(quantised_base=True),
     ),
     Entry(
         "pissa",
@@ -42,6 +43,7 @@ ENTRIES = _catalogue(
         "adapters",
         "arXiv 2404.02948",
         "the top singular triplets are trained",
+        supports=Supports(quantised_base=True),
     ),
     Entry(
         "sorsa",
@@ -50,7 +52,7 @@ ENTRIES = _catalogue(
         "adapters",
         "arXiv 2409.00055",
         "singular values and vectors trained apart, vectors kept orthonormal",
-        supports=Supports(per_layer=False),
+        supports=Supports(quantised_base=True, per_layer=False),
     ),
     Entry(
         "eva",
@@ -59,6 +61,7 @@ ENTRIES = _catalogue(
         "adapters",
         "arXiv 2410.07170",
         "LoRA from the inputs' principal directions, ranks by variance",
+        supports=Supports(quantised_base=True),
     ),
     Entry(
         "adalora",
@@ -67,7 +70,7 @@ ENTRIES = _catalogue(
         "adapters",
         "arXiv 2303.10512",
         "LoRA in triplets, the least important dropped on the way",
-        supports=Supports(per_layer=False),
+        supports=Supports(quantised_base=True, per_layer=False),
     ),
     Entry(
         "lora_ga",
@@ -76,6 +79,7 @@ ENTRIES = _catalogue(
         "adapters",
         "arXiv 2407.05000",
         "LoRA from the gradient's singular vectors",
+        supports=Supports(quantised_base=True),
     ),
     Entry(
         "svfit",
@@ -84,6 +88,7 @@ ENTRIES = _catalogue(
         "adapters",
         "arXiv 2409.05926",
         "the top singular values are trained, their vectors frozen",
+        supports=Supports(quantised_base=True),
     ),
     Entry(
         "loldu",
@@ -92,6 +97,7 @@ ENTRIES = _catalogue(
         "adapters",
         "arXiv 2410.13618",
         "the pivots of an LDU factorisation are trained",
+        supports=Supports(quantised_base=True),
     ),
     Entry(
         "salt",
@@ -108,6 +114,7 @@ ENTRIES = _catalogue(
         "adapters",
         "arXiv 2406.01775",
         "LoRA from a QR factorisation of the weight",
+        supports=Supports(quantised_base=True),
     ),
     Entry(
         "dora",
@@ -116,6 +123,7 @@ ENTRIES = _catalogue(
         "adapters",
         "arXiv 2402.09353",
         "LoRA on the weight's direction, with trained magnitudes",
+        supports=Supports(quantised_base=True),
     ),
     Entry(
         "lora_plus",
@@ -124,6 +132,7 @@ ENTRIES = _catalogue(
         "adapters",
         "arXiv 2402.12354",
         "LoRA whose B learns faster than its A",
+        supports=Supports(quantised_base=True),
     ),
     Entry(
         "peft",

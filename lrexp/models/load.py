@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any
 
@@ -174,12 +175,17 @@ def quantisation(place: Place) -> str | None:
 
 
 def quiet() -> None:
-    """Keeps transformers from reporting what is expected (a new head) and from drawing bars, but for LREXP_DEBUG=1."""
+    """Keeps transformers from reporting what is expected (a new head) and from drawing bars, but for LREXP_DEBUG=1.
+
+    Where torchao is installed transformers imports it, and it speaks of kernels that it does not find.
+    """
     from transformers.utils import logging
 
     if os.environ.get("LREXP_DEBUG") != "1":
         logging.set_verbosity_error()
         logging.disable_progress_bar()
+        for name in ("torchao", "torch.utils._pytree"):
+            getLogger(name).setLevel(ERROR)
 
 
 def first_line(error: Exception) -> str:

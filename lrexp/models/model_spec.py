@@ -23,7 +23,8 @@ class ModelSpec:
 
     With `path` or `hub` its weights are loaded, whatever else is set. With neither, `architecture` names its class and
     `config` its sizes in transformers' own words (lrexp.models.architecture says which), its weights are drawn from the
-    run's seed, and `tokenizer` or `tokenizer_path` says where its tokenizer is.
+    run's seed, and `tokenizer` or `tokenizer_path` says where its tokenizer is. `quantization` is how linear weights
+    that a method has frozen are stored.
     """
 
     name: str
@@ -38,6 +39,7 @@ class ModelSpec:
     dataset: str | None = None
     head: tuple[str, ...] = ("pooler", "classifier")
     learning_rate_factor: float = 1.0
+    quantization: Literal["int8", "int4", "nf4"] | None = None
     dropout: float | None = None
 
     def __post_init__(self) -> None:

@@ -135,6 +135,13 @@ def pattern_values(
     return values
 
 
+def own_linears(model: nn.Module, head: tuple[str, ...]) -> list[str]:
+    """Linear layers whose weight is theirs alone, in the model's order: not the head's, the output layer's, tied."""
+    candidates = _candidates(model)
+    closed = _closed(model, candidates, head)
+    return [name for name, module in candidates.items() if type(module) in LINEAR and name not in closed]
+
+
 def plays(name: str, role: str) -> bool:
     """Whether the module of this name plays the role, alone or as a part of a fused layer."""
     return _slices(name, role) is not None

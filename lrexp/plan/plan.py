@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from lrexp.engine import forward, shapes
+from lrexp.engine import forward, quantisation, shapes
 from lrexp.engine.identify import refuse_combinations, refuse_quantised
 from lrexp.engine.precision import DTYPES
 from lrexp.engine.tensors import Tensors
@@ -70,6 +70,7 @@ class Ground:
         model = build.empty(self.section, self.place, self.task.outputs, self.context.dtype)
         fit.refuse_unfit(self.task, model.config, self.section.name)
         model = self.method.prepare(model, self.method.bound(model), self.context)
+        model = quantisation.settle(model, self.section.quantization, self.section.head)
         forward.refuse_unfit(model, self.spec, shapes.CPU)
         if self.context.total_steps and not trained(model):
             raise InputError(f"method={self.spec.method['name']} trains nothing here: set training.max_steps=0.")
@@ -116,9 +117,11 @@ def grounded(spec: RunSpec) -> Ground:
     make_optimizer(spec.optimizer, 1.0)
     refuse_combinations(spec)
     section = model_spec.read(spec.model)
+    quantisation.refuse_unfit(spec, section)
+    quantisation.refuse_device(spec.on(device_of(spec)), section)
     build.refuse_other_kind(section, tasks.output_kind(spec.dataset))
     place = load.config_place(section)
-    refuse_quantised(spec.method["name"], place)
+    refuse_quantised(place)
     task = blank.blank(spec.dataset, image_shape(section, place))
     spec = replace(spec.on(device_of(spec)), training=replace(spec.training, torch_compile=False))
     steps, dtype = spec.training.max_steps, DTYPES[spec.hardware.precision]

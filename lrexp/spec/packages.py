@@ -36,7 +36,7 @@ class Supports:
     accumulation: bool = True  # gradient_accumulation_steps above 1
     bf16: bool = True  # weights and optimizer states in bf16
     per_layer: bool = True  # per_layer_updates: needs no hook between the backward pass and the optimizer
-    quantised_base: bool = False  # a base whose weights are stored in fewer bits
+    quantised_base: bool = False  # a base whose frozen weights are stored in fewer bits (model.quantization)
     merge: bool = True  # ends as a plain model with the same outputs
     starts_at_base: bool = True  # before the first step the outputs are those of the base model
 

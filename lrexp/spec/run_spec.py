@@ -39,6 +39,7 @@ UNHASHED = {
     "training": ("save_steps", "logging_steps"),
 }
 ADDED = {  # hashed only where they say something else: what ran before they came stays found
+    "model": {"quantization": None},
     "method": {"lr_multipliers": {}},
     "training": {"drift": False},
     "hardware": {"processes": 1},

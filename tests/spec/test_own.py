@@ -153,7 +153,7 @@ def test_what_a_new_model_and_data_set_leave_out_is_written_out(beside: Folder) 
         "name": "lonely", "kind": "encoder", "path": None, "hub": "a/b", "revision": None, "architecture": None,
         "config": {},
         "tokenizer": None, "tokenizer_path": None, "dataset": None,
-        "head": ["pooler", "classifier"], "learning_rate_factor": 1.0, "dropout": None,
+        "head": ["pooler", "classifier"], "learning_rate_factor": 1.0, "quantization": None, "dropout": None,
     }  # fmt: skip
     assert (spec.dataset["text_columns"], spec.dataset["max_length"]) == (["text"], 100)
     assert whole(RunSpec.parse(spec.to_yaml(), "x")[0]) == spec

@@ -57,6 +57,7 @@ HASHED = {
     "hardware.device": "cuda",
     "hardware.threads": 1,
     "hardware.precision": "bf16",
+    "model.quantization": "int8",
     "training.learning_rate": 2e-5,
     "training.max_steps": 7,
     "training.eval_steps": 5,
@@ -100,7 +101,9 @@ def test_the_place_of_a_tokenizer_leaves_the_hash(key: str) -> None:
     assert other != spec and other.spec_hash("m", "d") == spec.spec_hash("m", "d")
 
 
-@pytest.mark.parametrize(("section", "key"), [("training", "drift"), ("hardware", "processes")])
+@pytest.mark.parametrize(
+    ("section", "key"), [("training", "drift"), ("hardware", "processes"), ("model", "quantization")]
+)
 def test_a_key_that_came_later_leaves_the_hash_as_it_was(
     section: str, key: str, spec: RunSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
