@@ -31,6 +31,7 @@ class DoRALayer(LoRALayer):
     """
 
     held: Tensor | None = None  # the norms c of this step
+    known: tuple[object, list[Tensor]] | None = None  # what W's rows were squared from, and their squares
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
@@ -44,6 +45,7 @@ class DoRALayer(LoRALayer):
 
     def follow_base(self) -> None:
         """The norms of now, for magnitudes that nothing has trained yet: the layer computes V with the rounded W."""
+        self.known = None
         self.begin()
 
     @torch.no_grad()
@@ -52,17 +54,23 @@ class DoRALayer(LoRALayer):
 
         c_i^2 = ||W_i||^2 + 2 s (W A^T)_i B_i + s^2 B_i (A A^T) B_i^T
         """
-        found = []
-        for W, A, B in zip(self.matrices(), *self.factors(), strict=True):
-            wide = torch.promote_types(A.dtype, torch.float32)
+        found, matrices = [], self.matrices()
+        for W, A, B, squares in zip(matrices, *self.factors(), self._squares(matrices), strict=True):
+            wide = squares.dtype
             A, B = A.to(wide), B.to(wide) * self.scaling
             gram = A @ A.t()  # (r, r)
-            height = max(1, CHUNK // W.shape[1])
-            for rows, B_i in zip(W.split(height), B.split(height), strict=True):
-                rows = rows.to(wide)
-                cross = ((rows @ A.t()) * B_i).sum(1)  # (m', n) @ (n, r)
-                found.append(rows.square().sum(1) + 2 * cross + ((B_i @ gram) * B_i).sum(1))
+            cross = torch.cat([(rows.to(wide) @ A.t()) for rows in _chunks(W)])  # (m', n) @ (n, r)
+            found.append(squares + 2 * (cross * B).sum(1) + ((B @ gram) * B).sum(1))
         return torch.cat(found).clamp_min(0).sqrt()
+
+    def _squares(self, matrices: list[Tensor]) -> list[Tensor]:
+        """The ||W_i||^2 of every block, float32 or better: of a frozen W they are found once."""
+        W, wide = matrices[0], torch.promote_types(self.lora_A.dtype, torch.float32)
+        key = (id(self.base), W.device, W.dtype, wide, has_values(W))
+        if self.known is None or self.known[0] != key:
+            squares = [torch.cat([rows.to(wide).square().sum(1) for rows in _chunks(W)]) for W in matrices]
+            self.known = (key, squares)
+        return self.known[1]
 
     def hold(self) -> None:
         """Computes the norms for the step to come: the factors do not move within it."""
@@ -105,6 +113,11 @@ class DoRALayer(LoRALayer):
         V = W + torch.bmm(B * self.scaling, A)
         gain = (self.lora_magnitude.to(A.dtype) / V.norm(dim=2).view(-1)).view(self.blocks, -1, 1)
         return self.in_layout(gain * V - W)
+
+
+def _chunks(W: Tensor) -> tuple[Tensor, ...]:
+    """The rows of W, as many at a time as are widened at once."""
+    return W.split(max(1, CHUNK // W.shape[1]))
 
 
 class DoRALinear(DoRALayer, LoRALinear):
