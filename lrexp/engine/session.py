@@ -170,7 +170,7 @@ class Session:
             self.decisions = Decisions(**saved.part("decisions", run.device))
             return run.method.reload(base, self.decisions, self.context, saved.model())
         if run.origin is not None:
-            stored = run.origin.stored(run.device)
+            stored = run.origin.stored(self.context)
             self.decisions = stored.decisions
             return reload.restored(run, self.task, base, stored, self.context, run.has_new_head)
         self.decisions = run.method.decide(base, self.context)
