@@ -90,7 +90,7 @@ def test_peft_s_logits_come_in_and_go_out(
     assert any("an adapter in PEFT's format" in mark for mark in result["marks"])
     base = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=2)
     base.classifier = reloaded(find(start, []))[1].classifier
-    assert (logits(base, batch) - theirs).abs().max() > 0.1  # the adapter says something
+    assert (logits(base, batch) - theirs).abs().max() > 0.03  # the adapter says something
     result, end = run(*line, to="end")
     assert result["metrics"]["method_mean_rank"] == 2
     assert (ours(end, batch) - theirs).abs().max() > 0.1
