@@ -93,7 +93,7 @@ def test_peft_s_logits_come_in_and_go_out(
     assert (logits(base, batch) - theirs).abs().max() > 0.03  # the adapter says something
     result, end = run(*line, to="end")
     assert result["metrics"]["method_mean_rank"] == 2
-    assert (ours(end, batch) - theirs).abs().max() > 0.1
+    assert (ours(end, batch) - theirs).abs().max() > 0.03
     assert main(["export", str(end), "--to", "peft", "--out", str(tmp_path / "out")]) == 0
     torch.testing.assert_close(in_peft(tiny_model, tmp_path / "out", batch), ours(end, batch), rtol=0, atol=1e-5)
 
