@@ -16,6 +16,10 @@ from lrexp.cli import main
 from lrexp.commands.eval import find
 from lrexp.commands.eval import trained as reloaded
 from lrexp.linalg.random import ambient
+from lrexp.methods.catalog import families
+from lrexp.models import load
+from lrexp.models.model_spec import read
+from lrexp.spec.compose import compose
 from tests.conftest import sentences
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # PEFT's, of tied weights
@@ -135,17 +139,14 @@ def test_tied_weights_and_transposed_layers(tmp_path: Path) -> None:
         "method=full", "dataset=text", f"dataset.path={data}", "dataset.max_length=16", "training.max_steps=4",
         "training.per_device_train_batch_size=4", "training.learning_rate=1e-2", "hardware=cpu",
     ]  # fmt: skip
-    small = [f"model.config.{key}={value}" for key, value in {"hidden_size": 16, "intermediate_size": 24}.items()]
-    line = ["train", "model=llama_tiny", *small, *words, "training.max_steps=0", f"output_dir={tmp_path / 'drawn'}"]
-    assert main(line) == 0
     place = tmp_path / "gpt2"
-    assert main(["export", str(tmp_path / "drawn"), "--to", "merged", "--out", str(place)]) == 0  # for its tokenizer
-    size = len(AutoTokenizer.from_pretrained(place))
+    tokenizer: Any = load.tokenizer(load.place(read(compose(["model=llama_tiny", *words], families())[0].model)))
+    tokenizer.save_pretrained(place)
+    size = len(tokenizer)
     with ambient(0):
         GPT2LMHeadModel(
             GPT2Config(vocab_size=size, n_embd=16, n_layer=1, n_head=2, n_positions=32, bos_token_id=0, eos_token_id=0)
         ).save_pretrained(place)
-    (place / "lrexp_export.json").unlink()
     line = ["train", "model=decoder", f"model.path={place}", *words, f"output_dir={tmp_path / 'run'}"]
     assert main(line) == 0
     about = export(tmp_path / "run", tmp_path / "out", "--rank", "16")
