@@ -5,7 +5,7 @@
     lrexp train spec.yaml                             a frozen spec, from a run's folder or out of a paper
     lrexp train spec.yaml seed=2 output_dir=there     the same with other values, into a folder of your choice
     lrexp train dataset=mrpc init_from=RUN            from the weights of a finished run of the same method and base
-    lrexp train method=lora init_from=DIR             from an adapter in PEFT's format: a LoRA, or with dora a DoRA
+    lrexp train method=lora init_from=DIR             from an adapter in PEFT's format; method=dora, adalora too
 
 Give the same line again after a kill or a signal: the run goes on from its last checkpoint and ends with the same
 bytes. A run that has failed is tried again from there. A finished run prints its row and does nothing.

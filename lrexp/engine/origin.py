@@ -14,13 +14,15 @@ from torch import Tensor, nn
 
 from lrexp.engine import finished as kept_by
 from lrexp.engine.finished import Finished, Shapes
-from lrexp.layers.peft_adapter import CONFIG, PeftAdapter
+from lrexp.layers import peft_adapter
 from lrexp.methods import catalog
-from lrexp.methods.base import Decisions, Method
+from lrexp.methods.base import Context, Decisions, Method
 from lrexp.models.model_spec import ModelSpec
 from lrexp.spec import yaml_text
 from lrexp.spec.errors import InputError
 from lrexp.spec.run_spec import RunSpec
+
+ABLE = {"a LoRA": ("lora", "lora_plus"), "a DoRA": ("dora",), "an AdaLoRA": ("adalora",)}  # methods of such layers
 
 
 class Stored(NamedTuple):
@@ -55,8 +57,8 @@ class Origin(ABC):
         """What was decided for them."""
 
     @abstractmethod
-    def stored(self, device: torch.device) -> Stored:
-        """The weights and what was decided for them. Raises InputError for damaged files."""
+    def stored(self, context: Context) -> Stored:
+        """The weights and what was decided for them; what is missing is drawn. Raises InputError for damaged files."""
 
     @abstractmethod
     def refuse_misfits(self, prepared: nn.Module) -> None:
@@ -85,9 +87,9 @@ class RunOrigin(Origin):
         """What the run decided."""
         return kept_by.decisions(self.folder, device)
 
-    def stored(self, device: torch.device) -> Stored:
+    def stored(self, context: Context) -> Stored:
         """What the run kept."""
-        return Stored(kept_by.tensors(self.folder, self.keeps_base), self.decisions(device))
+        return Stored(kept_by.tensors(self.folder, self.keeps_base), self.decisions(context.device))
 
     def refuse_other(self, spec: RunSpec, method: Method, model: ModelSpec, model_fingerprint: str) -> None:
         """Raises InputError for another method, base or setting."""
@@ -129,10 +131,10 @@ class RunOrigin(Origin):
 
 
 class AdapterOrigin(Origin):
-    """An adapter in PEFT's format, for the original base. Raises InputError for what is no LoRA or DoRA."""
+    """An adapter in PEFT's format, for the original base. Raises InputError for a kind that is not taken."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.adapter = folder, PeftAdapter(folder)
+        self.folder, self.adapter = folder, peft_adapter.read(folder)
         self.mark = f"starts from an adapter in PEFT's format (of {self.adapter.base or 'a base without a name'})"
         self.fingerprint = self.adapter.fingerprint()
 
@@ -145,20 +147,20 @@ class AdapterOrigin(Origin):
         return self.adapter.shapes()
 
     def decisions(self, device: torch.device) -> Decisions:
-        """None: neither LoRA nor DoRA decides anything."""
+        """None: the methods that take it decide nothing."""
         return Decisions()
 
-    def stored(self, device: torch.device) -> Stored:
+    def stored(self, context: Context) -> Stored:
         """The adapter's tensors."""
-        return Stored(self.adapter.tensors(), Decisions())
+        return Stored(self.adapter.tensors(context.generator), Decisions())
 
     def refuse_other(self, spec: RunSpec, method: Method, model: ModelSpec, model_fingerprint: str) -> None:
         """Raises InputError for a method of other layers."""
-        able = ("dora",) if self.adapter.is_dora else ("lora", "lora_plus")
+        able = ABLE[self.adapter.kind]
         if spec.method["name"] not in able:
-            what = "a DoRA" if self.adapter.is_dora else "a LoRA"
             raise InputError(
-                f"init_from={self.folder}: is {what} on the original base: take method={' or method='.join(able)}."
+                f"init_from={self.folder}: is {self.adapter.kind} on the original base: take method="
+                f"{' or method='.join(able)}."
             )
 
     def refuse_misfits(self, prepared: nn.Module) -> None:
@@ -168,7 +170,7 @@ class AdapterOrigin(Origin):
 
 def read(folder: Path, keeps_base: bool, is_frozen: bool) -> Origin:
     """What lies in the folder that `init_from` names, in a frozen spec or a new one. Raises InputError."""
-    if (folder / CONFIG).is_file():
+    if (folder / peft_adapter.CONFIG).is_file():
         return AdapterOrigin(folder)
     try:
         return RunOrigin(kept_by.read(folder), keeps_base)

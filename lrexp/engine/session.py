@@ -171,7 +171,7 @@ class Session:
             model = run.method.reload(base, self.decisions, self.context, saved.model())
             return self._settled(model)
         if run.origin is not None:
-            stored = run.origin.stored(run.device)
+            stored = run.origin.stored(self.context)
             self.decisions = stored.decisions
             return reload.restored(run, self.task, base, stored, self.context, run.has_new_head)
         self.decisions = run.method.decide(base, self.context)

@@ -58,7 +58,7 @@ def plain_lora(name: str, layer: AdaptedLayer) -> PlainLoRA:
     if isinstance(layer, SALTLayer) and layer.relu == "none":
         return _plain_salt(layer)
     if type(layer) not in (*DORA, *DORA.values()):
-        raise InputError(f"{name} is a {type(layer).__name__}, for which PEFT's LoRA has no form: take --to merged.")
+        raise InputError(f"{name} is a {type(layer).__name__}, for which PEFT's LoRA has no form")
     assert isinstance(layer, LoRALayer)
     A, B, r, alpha = difference_to_original(layer)
     kind: type[LoRALayer] = type(layer)

@@ -95,7 +95,7 @@ def test_another_function_is_refused(words: tuple[str, ...], said: str, run: Any
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"peft_type": "VERA"}, "peft_type is VERA: LORA alone"),
+        ({"peft_type": "VERA"}, "peft_type is VERA: LORA, with or without use_dora, and ADALORA are taken"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights is pissa: it belongs to a changed base"),
         ({"bias": "all"}, "bias is all"),
     ],

@@ -20,6 +20,9 @@ threshold takes all that are equal to it); s is without the 1e-5 that PEFT adds 
 each of its slices; with rank_pattern a layer that starts with fewer than target_r may keep them all. Triplets that went
 are not cut out of A, E and B on the way: their rows still count in R, and cutting them would change the published
 numbers. An exported adapter holds the others alone.
+
+A run that starts from another's weights or from an AdaLoRA of PEFT's (`init_from`) has a schedule of its own: all r0
+triplets may stay at first, those that had gone with E = 0, and it ends with its own target_r.
 """
 
 from __future__ import annotations
