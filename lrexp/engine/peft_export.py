@@ -62,7 +62,7 @@ def truncated(run: Run, task: Task, model: nn.Module, rank: int) -> Export:
     if not _has_approximation(run):
         name, kind = run.spec.method["name"], run.model.quantization
         over = f" over a base in {kind}" if kind else ""
-        raise InputError(f"method={name}{over} has no change of the base that can be approximated: take --to merged.")
+        raise InputError(f"method={name}{over} has no change of the base that could be approximated: take --to merged.")
     trained = trained_logits(run, task, model)
     wide = next(model.parameters()).dtype
     model = run.method.finalize(model)
