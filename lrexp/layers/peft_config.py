@@ -11,6 +11,7 @@ import types
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from lrexp.models.load import quiet
 from lrexp.spec.convert import Value, convert, unknown
 from lrexp.spec.errors import InputError
 
@@ -67,6 +68,7 @@ SCALARS = (int, float, bool, str, types.NoneType)
 
 def require() -> None:
     """Raises InputError where PEFT is not installed."""
+    quiet()
     try:
         import peft  # noqa: F401
     except ImportError:
