@@ -17,7 +17,7 @@ FLOORS = [
     ["methods", "tasks", "analysis"],
     ["engine", "report"],
     ["train"],
-    ["launch", "verify", "plan"],
+    ["launch", "laws", "verify", "plan"],
     ["commands", "cli"],
 ]
 FLOOR = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}

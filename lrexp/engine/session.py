@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+import traceback
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,9 @@ class Session:
                 raise
             except Exception as error:
                 failure = self.team.reason() or explain(error, self._where())
-                progress.note(str(failure))
+                if not isinstance(error, RunError | InputError):
+                    progress.note("".join(traceback.format_exception(error)).rstrip())
+                progress.note(str(failure))  # the log's last line
                 self.mirror.finish(self._record(failure))
                 raise failure from error
             self.mirror.finish(row)
@@ -238,10 +241,11 @@ class Session:
 
 
 def explain(error: Exception, where: str) -> RunError:
-    """What went wrong, where ("at step 3") and what to try, in one or two lines."""
+    """What went wrong, where ("at step 3") and what to try, in one or two lines; the source line of a mute error."""
     if isinstance(error, RunError):
         return error
-    text = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    source = "".join(frame.line or "" for frame in traceback.extract_tb(error.__traceback__)[-1:])
+    text = (str(error).strip() or source or type(error).__name__).splitlines()[0][:200]
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
         return RunError(
             f"out of memory {where}. Try a smaller training.per_device_train_batch_size with more "

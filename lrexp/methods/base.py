@@ -133,11 +133,13 @@ class Method:
     def reload(
         self, model: nn.Module, decisions: Decisions, context: Context, tensors: Mapping[str, Tensor]
     ) -> nn.Module:
-        """`prepare` for a run that is over: the structure again, and what `prepare` changed in the base, exactly.
+        """`prepare` for a run that goes on or is over: the structure, and what `prepare` changed in the base, exactly.
 
-        `tensors` holds all that the run kept, by the names of the prepared model, complete and of the right shapes; the
-        engine copies it in afterwards. Default: `prepare`. A method whose base depends on a start that cannot be found
-        again to the bit (an SVD on another machine, a draw, data) takes the start from `tensors` instead.
+        A resumed run comes by here, not by `prepare`: what `prepare` notes in the instance for later steps is noted
+        here too. `tensors` holds all that the run kept, by the names of the prepared model, complete and of the right
+        shapes; the engine copies it in afterwards. Default: `prepare`. A method whose base depends on a start that
+        cannot be found again to the bit (an SVD on another machine, a draw, data) takes the start from `tensors`
+        instead.
         """
         return self.prepare(model, decisions, context)
 

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from lrexp.engine import drift
 from lrexp.engine.identify import identify
+from lrexp.laws.stopping import stop_after
 from lrexp.methods.catalog import families
 from lrexp.models.load import TOKENIZERS
 from lrexp.spec.compose import compose
@@ -20,7 +21,6 @@ from lrexp.spec.errors import InputError, Interrupted
 from lrexp.tasks.sources import stdlib_text
 from lrexp.train import train
 from tests.conftest import session
-from tests.engine.stopping import stop_after
 
 DRIFT = "training.drift=true"
 NAMES = ("drift_", "forgetting_")

@@ -12,6 +12,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from lrexp.engine.identify import identify
+from lrexp.laws.probe import other_values
+from lrexp.laws.stopping import stop_after
 from lrexp.methods import catalog
 from lrexp.methods.catalog import families
 from lrexp.spec import choices
@@ -21,8 +23,6 @@ from lrexp.spec.convert import from_mapping
 from lrexp.spec.errors import InputError, Interrupted
 from lrexp.spec.run_spec import RunSpec
 from tests.conftest import merged
-from tests.engine.stopping import stop_after
-from tests.methods.probe import other_values
 from tests.methods.test_laws import weights
 
 METHODS = list(catalog.ENTRIES)

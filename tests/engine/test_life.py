@@ -13,11 +13,11 @@ import torch
 from lrexp.engine import reload
 from lrexp.engine.finished import decisions, tensors
 from lrexp.engine.session import Session
+from lrexp.laws.stopping import stop_after
 from lrexp.methods.base import Method
 from lrexp.spec.errors import Interrupted
 from tests.conftest import session
 from tests.engine import toys
-from tests.engine.stopping import stop_after
 
 
 def lived(tiny: list[str], folder: Path, method: Method, *overrides: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertMod
 
 from lrexp.cli import main
 from lrexp.engine import quantisation
+from lrexp.laws.stopping import stop_after
 from lrexp.layers import quantisers
 from lrexp.layers.quantised import QuantisedLinear
 from lrexp.linalg.random import ambient
@@ -25,7 +26,6 @@ from lrexp.spec.compose import compose
 from lrexp.spec.errors import InputError, Interrupted
 from tests.commands.test_export import exported, in_peft, inputs, logits, trained
 from tests.conftest import merged, session
-from tests.engine.stopping import stop_after
 from tests.methods.test_laws import weights
 
 needs_torchao = pytest.mark.skipif(find_spec("torchao") is None, reason="needs torchao")

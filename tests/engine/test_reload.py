@@ -16,13 +16,13 @@ from lrexp.engine import finished as folders
 from lrexp.engine import reload
 from lrexp.engine.folder import WEIGHTS
 from lrexp.engine.identify import identify
+from lrexp.laws.stopping import stop_after
 from lrexp.layers.adapted import has_values
 from lrexp.methods import catalog
 from lrexp.methods.adapters.pissa import PiSSA
 from lrexp.methods.base import Decisions
 from lrexp.spec.errors import InputError, Interrupted
 from lrexp.train import make_context, read_data
-from tests.engine.stopping import stop_after
 
 
 def again(folder: Path) -> nn.Module:

@@ -213,21 +213,22 @@ def failing(tiny: Line, folder: Path, hook: str, error: BaseException, *override
         ("loss", RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 3, "out of memory at step 3"),
         ("prepare", MemoryError(), None, "out of memory before the first step"),
         ("before_update", KeyError("layers.3"), 3, "KeyError at step 3: 'layers.3'"),
+        ("after_update", AssertionError(), 3, "AssertionError at step 3: raise error"),
         ("after_update", OSError(28, "No space left on device"), 3, "the disk is full at step 3"),
     ],
-    ids=["cuda memory", "cpu memory", "memory in prepare", "method", "disk"],
+    ids=["cuda memory", "cpu memory", "memory in prepare", "method", "mute", "disk"],
 )
 def test_a_failure_is_a_row(
     hook: str, error: Exception, step: int | None, told: str, tiny: Line, tmp_path: Path
 ) -> None:
     with pytest.raises(RunError, match=told.replace("(", r"\(")) as raised:
         failing(tiny, tmp_path, hook, error)
-    assert len(str(raised.value).splitlines()) <= 3
     found = read_run(tmp_path)
-    assert found.status == "failed" and found.result is not None
+    assert len(str(raised.value).splitlines()) <= 3 and found.status == "failed" and found.result is not None
     assert found.result["failed_at_step"] == step and told in found.result["error"]
     assert (found.result["costs"]["peak_memory_bytes"] > 0) == (step is not None)
     assert (found.result["costs"]["prepare_seconds"] is None) == (step is None)
+    assert "in fail\n" in (tmp_path / "log.txt").read_text()
 
 
 def test_gradients_that_are_not_finite_end_as_a_row_and_are_tried_again(

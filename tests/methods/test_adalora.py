@@ -13,13 +13,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from lrexp.laws.stopping import stop_after
 from lrexp.layers.lora_layer import difference_to_original
 from lrexp.methods.adapters.adalora import AdaLoRA, AdaLoRAHyperparameters, Schedule
 from lrexp.methods.base import Context, Decisions, Training
 from lrexp.optim.build import make_optimizer
 from lrexp.spec.errors import InputError, Interrupted
 from tests.conftest import Runner
-from tests.engine.stopping import stop_after
 
 LONG = (
     "method=adalora", "training.max_steps=14", "method.deltaT=2", "method.tinit=3", "method.tfinal=4",

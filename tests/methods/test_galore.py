@@ -10,12 +10,12 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2Model
 
+from lrexp.laws.probe import Probe
+from lrexp.laws.stopping import stop_after
 from lrexp.methods.base import Context, Decisions
 from lrexp.methods.gradients.galore import GaLore, GaLoreHyperparameters
 from lrexp.spec.errors import InputError, Interrupted
 from tests.conftest import session
-from tests.engine.stopping import stop_after
-from tests.methods.probe import Probe
 from tests.methods.test_laws import PER_LAYER
 
 SMALL = ("method=galore", "method.rank=3", "method.update_proj_gap=3")

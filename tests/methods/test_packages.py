@@ -60,7 +60,7 @@ def install(site: Path, files: dict[str, str], package: str, points: dict[str, s
 def test_the_documented_package_is_listed_shown_trained_and_swept(
     tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pyproject, entry, module, yaml = documented()
+    pyproject, entry, module, yaml, _ = documented()
     about = tomllib.loads(pyproject)
     assert about["tool"]["setuptools"]["packages"] == ["mypackage", "mypackage.conf"]
     files = {
@@ -103,6 +103,30 @@ def test_the_documented_package_is_listed_shown_trained_and_swept(
     assert main(["train", str(run / "spec.yaml")]) == 2  # this process has no such package
     err = capsys.readouterr().err
     assert "unknown method" in err and "A package that declares it may be missing" in err and err.count("\n") == 1
+
+
+def test_the_documented_laws_are_tried_on_the_documented_package(tmp_path: Path) -> None:
+    """Some of the laws: those of settings, which are its own, and one of a run, with its own setting."""
+    _, entry, module, yaml, laws = documented()
+    files = {
+        "mypackage/__init__.py": "", "mypackage/catalog.py": entry, "mypackage/mymethod.py": module,
+        "mypackage/conf/__init__.py": "", "mypackage/conf/method/mymethod.yaml": yaml, "tests/test_laws.py": laws,
+    }  # fmt: skip
+    install(tmp_path, files, "mypackage", {"mymethod": "mypackage.catalog:ENTRY"}, "1.0")
+    chosen = "same_seed or yaml_and or merged_equals or every_key"
+
+    def tried() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, "tests"], text=True,
+            capture_output=True, timeout=300, env=os.environ | {"PYTHONPATH": str(tmp_path)}, cwd=tmp_path,
+        )  # fmt: skip
+
+    whole = tried()
+    assert whole.returncode == 0 and "4 passed" in whole.stdout, whole.stdout
+    path = tmp_path / "mypackage/mymethod.py"
+    path.write_text(module.replace("return self.hyperparameters.factor", "return 0.5"), encoding="utf-8")
+    idle = tried()
+    assert idle.returncode == 1 and "factor changes nothing" in idle.stdout and "1 failed" in idle.stdout
 
 
 ENTRY = (

@@ -18,6 +18,7 @@ pytest.importorskip("peft")
 
 from lrexp.cli import main
 from lrexp.engine import checkpoint
+from lrexp.laws.stopping import stop_after
 from lrexp.layers import peft_tuner
 from lrexp.layers.peft_config import tuner_names
 from lrexp.linalg.random import ambient, generator
@@ -31,7 +32,6 @@ from lrexp.spec.errors import InputError, Interrupted
 from lrexp.spec.run_spec import RunSpec
 from tests.commands.test_export import in_peft, inputs, logits, trained
 from tests.conftest import Runner
-from tests.engine.stopping import stop_after
 
 SMALL: dict[str, dict[str, Any]] = {  # settings that fit layers of 16; the others have PEFT's own
     "C3A": {"block_size": 8},

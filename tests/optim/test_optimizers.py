@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from lrexp.laws.stopping import stop_after
 from lrexp.optim.build import OPTIMIZERS, make_optimizer
 from lrexp.optim.group import Group
 from lrexp.spec.errors import InputError, Interrupted
-from tests.engine.stopping import stop_after
 
 OWN = ("adamw_hf", "adamw8bit", "adafactor")
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from lrexp.cli import main
+from lrexp.laws.stopping import stop_after
 from lrexp.methods.catalog import families
 from lrexp.models import build, load
 from lrexp.models.model_spec import Outputs, read
 from lrexp.spec.compose import compose
 from lrexp.spec.errors import InputError, Interrupted
 from lrexp.train import train
-from tests.engine.stopping import stop_after
 
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 TEXT = "def double(x):\n    return x + x\n\nclass Café:\n    pass\n"

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from lrexp.cli import main
+from lrexp.laws.stopping import stop_after
 from lrexp.methods.catalog import families
 from lrexp.models.load import TOKENIZERS
 from lrexp.spec.compose import compose
 from lrexp.spec.errors import Interrupted
 from lrexp.tasks import build, instruction_task
 from lrexp.train import train
-from tests.engine.stopping import stop_after
 from tests.tasks.conftest import write
 from tests.tasks.test_causal_runs import SIZES
 from tests.tasks.test_instruction import section, sums

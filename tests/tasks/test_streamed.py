@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from lrexp.engine.sampler import StreamSampler, calibration
+from lrexp.laws.stopping import stop_after
 from lrexp.methods.catalog import families
 from lrexp.spec.compose import compose
 from lrexp.spec.errors import InputError, Interrupted, RunError
 from lrexp.tasks import build, encode, stream
 from lrexp.tasks.sources import shards
 from lrexp.train import streamed_items, train
-from tests.engine.stopping import stop_after
 from tests.tasks import streams
 from tests.tasks.streams import DOCUMENTS, made, section, text
 from tests.tasks.test_causal_runs import SIZES

@@ -142,10 +142,11 @@ class AdaLoRA(LoRA):
             )
         return super().prepare(model, decisions, context)
 
-    def _wrapped(
+    def wrapped(
         self, model: nn.Module, decisions: Decisions, context: Context, begin: Callable[[LoRALayer, str], None]
     ) -> nn.Module:
-        model = super()._wrapped(model, decisions, context, begin)
+        """LoRA's, and the schedule and statistics at their start."""
+        model = super().wrapped(model, decisions, context, begin)
         self.schedule = Schedule.of(self.hyperparameters, context.total_steps)
         self.step = 0
         self.kept: Tensor | None = None  # of all triplets, those that the last choice left

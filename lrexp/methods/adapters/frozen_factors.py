@@ -74,7 +74,7 @@ class FrozenFactors(LoRA):
         self, model: nn.Module, decisions: Decisions, context: Context, tensors: Mapping[str, Tensor]
     ) -> nn.Module:
         """The same layers; the factors are among the run's tensors, nothing is decomposed again."""
-        return self._wrapped(model, decisions, context, lambda layer, name: layer.freeze_factors())
+        return self.wrapped(model, decisions, context, lambda layer, name: layer.freeze_factors())
 
     def ranks(self, model: nn.Module, targets: list[str], decisions: Decisions) -> dict[str, int]:
         """The rank of every layer: its own, r, or the largest that it can have."""

@@ -119,7 +119,7 @@ class LoRA(Method):
 
     def prepare(self, model: nn.Module, decisions: Decisions, context: Context) -> nn.Module:
         """Replaces the target modules by LoRA layers; they and the head are trained, all else is frozen."""
-        return self._wrapped(
+        return self.wrapped(
             model, decisions, context, lambda layer, name: self.initialise(layer, name, decisions, context)
         )
 
@@ -132,12 +132,15 @@ class LoRA(Method):
             if f"{name}.lora_A0" in tensors:
                 layer.take(tensors[f"{name}.lora_A0"], tensors[f"{name}.lora_B0"])
 
-        return self._wrapped(model, decisions, context, restart)
+        return self.wrapped(model, decisions, context, restart)
 
-    def _wrapped(
+    def wrapped(
         self, model: nn.Module, decisions: Decisions, context: Context, begin: Callable[[LoRALayer, str], None]
     ) -> nn.Module:
-        """The model with its target modules replaced; `begin` sets the factors of each new layer."""
+        """The model with its target modules replaced; `begin` sets the factors of each new layer.
+
+        `prepare` and `reload` both end here: what a method needs of the model or of the context later it notes here.
+        """
         values = self.hyperparameters
         targets = selection(model, values.target_modules, context.head)
         ranks = self.ranks(model, list(targets), decisions)

@@ -31,6 +31,7 @@ class Probe(nn.Module):
         self.conv = nn.Conv2d(2, 24, 3, padding=1)
 
     def forward(self, ids: Tensor) -> Tensor:
+        """(batch, 10) to (batch, 24)."""
         x = self.embed(ids)  # (batch, 10, 24)
         x = x + self.o_proj(torch.tanh(self.q_proj(x) + self.k_proj(x)) * self.v_proj(x))
         x = x + self.down_proj(torch.relu(self.up_proj(self.mix(x))))
@@ -56,10 +57,11 @@ def probed(method: str, section: dict[str, Any]) -> dict[str, Tensor] | None:
         with ambient(step):
             one_step(life, prepared, optimizer, {"ids": ids}, step)
     state = {name: t.detach().clone() for name, t in prepared.state_dict().items()}
-    return state | {"output": prepared(ids).detach()}
+    return state | {"output": prepared.eval()(ids).detach()}  # a dropout would draw from a generator that nothing seeds
 
 
 def task_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """The sum of the squared outputs."""
     return model(batch["ids"]).square().sum()
 
 
@@ -71,7 +73,10 @@ def calibration(name: str, count: int, size: int) -> Iterator[Batch]:
 
 
 def one_step(life: Any, model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, step: int) -> None:
+    """One step of the life cycle, as the engine takes it."""
     training = Training(optimizer, step)
+    for index, group in enumerate(optimizer.param_groups):
+        group["lr"] = group["base_lr"] * life.lr_multiplier(step, index)
     life.before_step(step)
     loss = life.loss(model, batch, task_loss, Micro(0, True, 1.0))
     loss.backward()
@@ -82,11 +87,20 @@ def one_step(life: Any, model: nn.Module, optimizer: torch.optim.Optimizer, batc
     optimizer.zero_grad()
 
 
-def differs(one: dict[str, Tensor] | None, two: dict[str, Tensor] | None) -> bool:
+def matters(method: str, section: dict[str, Any], key: str, values: list[Any]) -> bool:
+    """Whether one of the values in place of the section's changes how the probe ends."""
+    before = probed(method, section)
+    return before is not None and any(differs(before, probed(method, section | {key: value})) for value in values)
+
+
+def differs(one: dict[str, Tensor], two: dict[str, Tensor] | None) -> bool:
     """Whether both ran and ended otherwise."""
-    if one is None or two is None:
-        return False
-    return one.keys() != two.keys() or any(one[k].shape != two[k].shape or not torch.equal(one[k], two[k]) for k in one)
+    return two is not None and (one.keys() != two.keys() or not all(same(one[name], two[name]) for name in one))
+
+
+def same(one: Tensor, two: Tensor) -> bool:
+    """Whether all entries are equal; one that is no number equals another."""
+    return one.shape == two.shape and bool(((one == two) | ((one != one) & (two != two))).all())
 
 
 def other_values(value: Any, annotation: Any) -> list[Any]:
@@ -100,7 +114,7 @@ def other_values(value: Any, annotation: Any) -> list[Any]:
     if isinstance(value, int):
         return [value + 1, max(1, value // 2), 1]
     if isinstance(value, float):
-        return [value + 0.25, value * 2, value / 2]
+        return [value + 0.25, value * 2, value / 2, value / 8]
     if isinstance(value, dict):
         return [
             {"q_proj": 3},
