@@ -112,7 +112,7 @@ def other_values(value: Any, annotation: Any) -> list[Any]:
     if isinstance(value, bool):
         return [not value]
     if isinstance(value, int):
-        return [value + 1, max(1, value // 2), 1]
+        return [value + 1, max(1, value // 2), 1, 2]
     if isinstance(value, float):
         return [value + 0.25, value * 2, value / 2, value / 8]
     if isinstance(value, dict):
