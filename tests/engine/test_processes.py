@@ -36,15 +36,15 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    "settings",
+    "spread",
     [
         ("method=lora", "training.gradient_accumulation_steps=2"),
         ("method=galore", "method.rank=4", "training.per_layer_updates=true", "training.max_grad_norm=null"),
     ],
 )
-def test_two_processes_equal_one_with_the_whole_batch(run: Runner, settings: tuple[str, ...]) -> None:
-    one, alone = run(*settings, *EXACT, to="one")
-    two, together = run(*settings, *EXACT, *BOTH, to="two")
+def test_two_processes_equal_one_with_the_whole_batch(run: Runner, spread: tuple[str, ...]) -> None:
+    one, alone = run(*spread, *EXACT, to="one")
+    two, together = run(*spread, *EXACT, *BOTH, to="two")
     assert losses(alone) == pytest.approx(losses(together), abs=1e-10) and len(losses(alone)) == 20
     theirs = weights(together)
     for name, tensor in weights(alone).items():

@@ -56,7 +56,6 @@ def over(run: Any, wide: Path) -> Any:
 @pytest.mark.parametrize(
     "words",
     [
-        ("model.quantization=int8", "method=lora"),
         ("model.quantization=int4", "method=pissa", "method.r=4"),
         ("model.quantization=int8", "method=dora", "hardware.precision=bf16"),
         ("model.quantization=int4", "method=lora_ga", "method.r=4", "hardware.precision=bf16_autocast"),
