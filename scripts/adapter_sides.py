@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from lrexp.engine.memory import synchronize
 from lrexp.methods import catalog
 from lrexp.methods.base import Batch, Context, Decisions, Method, Micro, Training
+from lrexp.models.load import quiet
 from lrexp.optim.build import make_optimizer
 from lrexp.optim.group import Group
 
@@ -55,10 +56,9 @@ class Subject:
 
 def minilm(setting: Setting) -> Subject:
     """The encoder with a head of two classes on 32 x 64 tokens; of the same shape and drawn, without a path."""
-    from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification, logging
+    from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    quiet()
     torch.manual_seed(0)  # of the head
     if setting.model_path and Path(setting.model_path).is_dir():
         model = AutoModelForSequenceClassification.from_pretrained(
