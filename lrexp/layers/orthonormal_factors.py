@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from lrexp.layers.lora_layer import LoRALayer
 from lrexp.linalg.orthonormality import Penalty, gradients, mean_distance
 
+STD = 0.02  # of AdaLoRA's A and B at the start
+
 
 def penalty_value(layers: Iterable[LoRALayer], penalty: Penalty = "norm") -> Tensor:
     """R of these layers, a scalar."""

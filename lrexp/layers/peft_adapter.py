@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from lrexp.layers.lora_conv import LoRAConv2d
 from lrexp.layers.lora_layer import LoRALayer
+from lrexp.layers.orthonormal_factors import STD
 from lrexp.layers.peft_format import PREFIX
 from lrexp.spec.errors import InputError
 
@@ -34,7 +35,6 @@ PARTS = {  # the end of a name in PEFT, and in our layers
 }  # fmt: skip
 SIZES = {"r": "rank", "init_r": "number of triplets"}  # what a refusal calls them
 EPSILON = 1e-5  # what PEFT's AdaLoRA adds to init_r in its scale
-STD = 0.02  # of A and B as AdaLoRA draws them
 END = re.compile(rf"\.({'|'.join(map(re.escape, sorted(PARTS, key=len, reverse=True)))})$")
 
 

@@ -37,13 +37,12 @@ from torch import Tensor, nn
 
 from lrexp.layers.adapted import has_values
 from lrexp.layers.lora_layer import LoRALayer
-from lrexp.layers.orthonormal_factors import add_penalty
+from lrexp.layers.orthonormal_factors import STD, add_penalty
 from lrexp.methods.adapters.lora import FactorHyperparameters, LoRA
 from lrexp.methods.base import Context, Decisions, Training
 from lrexp.models.roles import pattern_values
 from lrexp.spec.errors import InputError
 
-STD = 0.02  # of A and B at the start
 TRAINED = ("lora_A", "lora_E", "lora_B")
 
 
